@@ -1,0 +1,1 @@
+"""GRACE interatomic potentials from one command."""

@@ -1,0 +1,1 @@
+"""Neighbour lists, graphs, batches, engines, the ASE calculator."""

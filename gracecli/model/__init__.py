@@ -1,0 +1,1 @@
+"""The GRACE model: blueprint, mathematics, model files."""

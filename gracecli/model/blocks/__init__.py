@@ -1,0 +1,1 @@
+"""TensorFlow blocks, one per blueprint node type."""

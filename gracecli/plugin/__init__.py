@@ -1,0 +1,1 @@
+"""Plugin interface: typed specs, hooks, manager."""

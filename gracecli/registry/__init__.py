@@ -1,0 +1,1 @@
+"""Model names, catalogs and the local model library."""

@@ -1,0 +1,1 @@
+"""Runs: functions from structures and an engine to results."""

@@ -90,9 +90,7 @@ def rows_needed(graph: Graph, width: int = ROW_WIDTH) -> int:
 def required_shape(graphs: Sequence[Graph], width: int = ROW_WIDTH) -> BatchShape:
     """Smallest shape that holds the structures."""
     elements = np.unique(np.concatenate([g.numbers for g in graphs]))
-    return BatchShape(
-        sum(len(g) for g in graphs), max(1, sum(rows_needed(g, width) for g in graphs)), len(elements)
-    )
+    return BatchShape(sum(len(g) for g in graphs), max(1, sum(rows_needed(g, width) for g in graphs)), len(elements))
 
 
 def pack(

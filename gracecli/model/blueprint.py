@@ -421,9 +421,7 @@ class Blueprint:
         for node in self.of_type(PairRadialBasis, ZBL):
             table = node.cutoffs
             found.extend(table.values() if isinstance(table, dict) else [table] if table else [])
-            if isinstance(node, PairRadialBasis) and not (
-                isinstance(table, dict) and _covers(table, self.elements)
-            ):
+            if isinstance(node, PairRadialBasis) and not (isinstance(table, dict) and _covers(table, self.elements)):
                 found.append(node.cutoff)
         if not found:
             raise ModelError("blueprint: no node has a cutoff")
@@ -440,9 +438,7 @@ class Blueprint:
                 and node.indicator is not None
                 and not isinstance(self.by_name[node.indicator], Embedding)
             )
-            depth[node.name] = (
-                below + 1 if message else max(below, int(isinstance(node, Density | ChemicalDensity)))
-            )
+            depth[node.name] = below + 1 if message else max(below, int(isinstance(node, Density | ChemicalDensity)))
         return max(depth.values(), default=0)
 
     def to_json(self) -> str:
@@ -459,9 +455,7 @@ class Blueprint:
                 near = difflib.get_close_matches(str(kind), NODE_TYPES, n=1)
                 raise ModelError(
                     f"blueprint: unknown node type {kind!r} (node {entry.get('name')!r})",
-                    f"nearest known: {near[0]}; is a plugin missing, or this gracecli too old?"
-                    if near
-                    else None,
+                    f"nearest known: {near[0]}; is a plugin missing, or this gracecli too old?" if near else None,
                 )
             nodes.append(make_node(kind, entry))
         return cls(tuple(nodes))
@@ -471,9 +465,7 @@ def _covers(table: dict[str, float], elements: tuple[str, ...]) -> bool:
     """Whether a pair dictionary names every pair of the elements."""
     pairs = {a + b for a in elements for b in elements}
     named = set(table) | {k + k for k in table}
-    return all(
-        p in named or any(p == b + a and a + b in named for a in elements for b in elements) for p in pairs
-    )
+    return all(p in named or any(p == b + a and a + b in named for a in elements for b in elements) for p in pairs)
 
 
 def make_node(kind: str, options: dict[str, Any]) -> Node:
@@ -482,13 +474,9 @@ def make_node(kind: str, options: dict[str, Any]) -> Node:
     known = {f.name: f for f in fields(cls)}
     for key in options:
         if key not in known:
-            raise ModelError(
-                f"blueprint: node {options.get('name')!r} ({kind}) has the unknown option {key!r}"
-            )
+            raise ModelError(f"blueprint: node {options.get('name')!r} ({kind}) has the unknown option {key!r}")
     missing = [
-        n
-        for n, f in known.items()
-        if f.default is MISSING and f.default_factory is MISSING and n not in options
+        n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in options
     ]
     if missing:
         raise ModelError(f"blueprint: node {options.get('name')!r} ({kind}) lacks {', '.join(missing)}")

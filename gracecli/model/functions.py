@@ -212,9 +212,7 @@ def couple(left: FunctionTable, right: FunctionTable, rules: CouplingRules) -> P
                 if rules.Lmax is not None and rules.Lmax < L:
                     break
                 parity = a.p * b.p
-                allowed = (
-                    (L, parity) in rules.keep_parity if rules.keep_parity is not None else parity == (-1) ** L
-                )
+                allowed = (L, parity) in rules.keep_parity if rules.keep_parity is not None else parity == (-1) ** L
                 antisymmetric = symmetric and i == j and L % 2 == 1
                 if allowed and not antisymmetric and (rules.tagged or (label, L) not in dropped):
                     targets.append(Group(L, parity, label, a.s + b.s))
@@ -223,9 +221,7 @@ def couple(left: FunctionTable, right: FunctionTable, rules: CouplingRules) -> P
     output = FunctionTable.sorted(t for _, _, targets in found for t in targets)
     number = {(g.l, g.p, g.label): index for index, g in enumerate(output.groups)}
     if len(number) != len(output.groups):
-        raise ValueError(
-            "two couplings share one label and degree; this product is not defined by the published rules"
-        )
+        raise ValueError("two couplings share one label and degree; this product is not defined by the published rules")
     couplings = tuple(
         Coupling(i, j, tuple((t.l, number[t.l, t.p, t.label]) for t in targets)) for i, j, targets in found
     )

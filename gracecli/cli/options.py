@@ -30,7 +30,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def model_options(function: Decorated) -> Decorated:
-    """``-m/--model``, ``--engine``, ``--precision``, ``--engine-option`` (a dict in the parameter ``engine_option``)."""
+    """``-m/--model``, ``--engine``, ``--precision``, ``--engine-option`` (a dict, parameter ``engine_option``)."""
     for option in reversed(
         [
             click.option("-m", "--model", metavar="NAME|PATH", help="Model. [default: the bundled model]"),
@@ -69,16 +69,12 @@ def force_option(function: Decorated) -> Decorated:
 
 def json_option(function: Decorated) -> Decorated:
     """``--json`` (parameter ``as_json``)."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(
-        function
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(function)
 
 
 def seed_option(function: Decorated) -> Decorated:
     """``--seed`` (parameter ``seed``: int or None)."""
-    return click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the random numbers.")(
-        function
-    )
+    return click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the random numbers.")(function)
 
 
 def verbosity_options(function: Decorated) -> Decorated:

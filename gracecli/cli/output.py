@@ -173,7 +173,7 @@ def progress(
 
 
 def configure_logging(level: int) -> None:
-    """Send the messages of the ``gracecli`` loggers to stderr: warnings; more under ``-v``; errors alone under ``-q``."""
+    """Send the ``gracecli`` loggers to stderr: warnings; more under ``-v``; errors alone under ``-q``."""
     import logging
 
     logger = logging.getLogger("gracecli")

@@ -1,1 +1,29 @@
 """Plugin interface: typed specs, hooks, manager."""
+
+from gracecli.plugin.hookspecs import hookimpl
+from gracecli.plugin.specs import (
+    API,
+    CommandSpec,
+    EngineSpec,
+    EnsembleSpec,
+    ExporterSpec,
+    LossSpec,
+    ModelCatalogSpec,
+    OptimizerSpec,
+    ReaderSpec,
+    Spec,
+)
+
+__all__ = [
+    "API",
+    "CommandSpec",
+    "EngineSpec",
+    "EnsembleSpec",
+    "ExporterSpec",
+    "LossSpec",
+    "ModelCatalogSpec",
+    "OptimizerSpec",
+    "ReaderSpec",
+    "Spec",
+    "hookimpl",
+]

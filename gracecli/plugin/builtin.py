@@ -1,0 +1,56 @@
+"""What gracecli brings itself, registered through the hooks that third parties use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gracecli.plugin.hookspecs import hookimpl
+from gracecli.plugin.specs import CommandSpec, EngineSpec, OptimizerSpec
+
+_COMMANDS = {
+    # name: (section, help)
+    "relax": ("Structures", "Relax structures (and cells) to the nearest energy minimum."),
+    "fit": ("Training", "Train a model on your data."),
+    "models": ("Models", "List, inspect and add models."),
+    "plugins": ("Plugins", "List, inspect and check plugins."),
+}
+
+_OPTIMIZERS = {
+    # name: (class in ase.optimize, help); all of them are in ASE 3.25, the oldest we accept
+    "fire": ("FIRE", "Fast inertial relaxation engine; robust far from the minimum."),
+    "fire2": ("FIRE2", "FIRE with corrected integration; usually fewer steps."),
+    "lbfgs": ("LBFGS", "Limited-memory quasi-Newton; fast near the minimum, cheap for many atoms."),
+    "lbfgs-line-search": ("LBFGSLineSearch", "Limited-memory quasi-Newton with a line search."),
+    "bfgs": ("BFGS", "Quasi-Newton with the full Hessian; best for small structures."),
+    "bfgs-line-search": ("BFGSLineSearch", "Quasi-Newton with a line search (energy decreases at every step)."),
+    "cell-aware-bfgs": ("CellAwareBFGS", "Quasi-Newton that scales cell and atoms apart; needs --cell full."),
+    "good-old-quasi-newton": ("GoodOldQuasiNewton", "Quasi-Newton with a trust radius."),
+    "gpmin": ("GPMin", "Gaussian-process surrogate; fewest evaluations for small molecules."),
+    "mdmin": ("MDMin", "Damped molecular dynamics."),
+    "ode12r": ("ODE12r", "Adaptive ordinary-differential-equation descent."),
+}
+
+
+@hookimpl
+def gracecli_register_commands() -> Iterator[CommandSpec]:
+    """Commands, one module each in :mod:`gracecli.cli`."""
+    for name, (section, text) in _COMMANDS.items():
+        yield CommandSpec(name=name, help=text, section=section, import_path=f"gracecli.cli.{name}:command")
+
+
+@hookimpl
+def gracecli_register_engines() -> Iterator[EngineSpec]:
+    """Provide the TensorFlow engine."""
+    yield EngineSpec(
+        name="tensorflow",
+        help="TensorFlow with XLA, CPU or GPU; runs every model.",
+        factory="gracecli.engine.tensorflow:create_engine",
+        priority=10,
+    )
+
+
+@hookimpl
+def gracecli_register_optimizers() -> Iterator[OptimizerSpec]:
+    """Provide ASE's optimizers."""
+    for name, (attribute, text) in _OPTIMIZERS.items():
+        yield OptimizerSpec(name=name, help=text, factory=f"ase.optimize:{attribute}")

@@ -53,7 +53,14 @@ class GraceGroup(click.Group):
         arguments, traceback = _hoisted(sys.argv[1:] if args is None else args)
 
         def run() -> Any:
-            return super(GraceGroup, self).main(arguments, "grace", complete_var, False, windows_expand_args, **extra)
+            return super(GraceGroup, self).main(
+                args=arguments,
+                prog_name="grace",
+                complete_var=complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
 
         if not standalone_mode:
             return run()

@@ -1,0 +1,1 @@
+"""Classical potentials as engines of gracecli."""

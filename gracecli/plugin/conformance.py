@@ -14,7 +14,7 @@ Derivatives are five-point differences, f'(x) = [8 (f(x+h) - f(x-h)) - (f(x+2h) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -193,12 +193,12 @@ class _Trials:
 
     def sums(self) -> tuple[float, float]:
         results = [self._evaluate(atoms) for atoms in self.structures]
-        return max(abs(float(r.energies.sum()) - r.energy) / max(1.0, abs(r.energy)) for r in results), self.exact
+        return _largest(abs(r.energies.sum() - r.energy) / max(1.0, abs(r.energy)) for r in results), self.exact
 
     def forces(self) -> tuple[float, float]:
         import numpy as np
 
-        worst = 0.0
+        deviations = []
         for atoms in self.structures:
             forces = self._evaluate(atoms).forces
             for atom in range(min(3, len(atoms))):
@@ -206,8 +206,8 @@ class _Trials:
                     move = np.zeros((len(atoms), 3))
                     move[atom, axis] = 1.0
                     slope = self._slope(atoms, _moved, move)
-                    worst = max(worst, abs(forces[atom, axis] + slope) / _scale(forces))
-        return worst, self.tolerance
+                    deviations.append(abs(forces[atom, axis] + slope) / _scale(forces))
+        return _largest(deviations), self.tolerance
 
     def stress(self) -> tuple[float, float]:
         import numpy as np
@@ -223,7 +223,7 @@ class _Trials:
     def batch(self) -> tuple[float, float]:
         together = self.engine.evaluate([self._graph(atoms) for atoms in self.structures])
         pairs = zip(together, [self._evaluate(atoms) for atoms in self.structures], strict=True)
-        return max(_difference(one, other) for one, other in pairs), self.exact
+        return _largest(_difference(one, other) for one, other in pairs), self.exact
 
     def motion(self) -> tuple[float, float]:
         rotation = _rotation(self.random)
@@ -318,11 +318,18 @@ def _rotation(random: Any) -> Array:
     return np.asarray(matrix * np.sign(np.linalg.det(matrix)))
 
 
+def _largest(values: Iterable[float]) -> float:
+    """Maximum; NaN if one is (Python's ``max`` drops it)."""
+    import numpy as np
+
+    return float(np.max(list(values)))
+
+
 def _scale(values: Array) -> float:
     """Largest magnitude, so that deviations are relative; at least 1e-3 (eV/Å), so that tiny forces are not judged."""
     import numpy as np
 
-    return max(float(np.abs(values).max()), 1e-3)
+    return _largest([np.abs(values).max(), 1e-3])
 
 
 def _difference(one: Results, other: Results, forces: Array | None = None) -> float:
@@ -331,4 +338,4 @@ def _difference(one: Results, other: Results, forces: Array | None = None) -> fl
 
     expected = one.forces if forces is None else forces
     energy = abs(one.energy - other.energy) / max(1.0, abs(one.energy))
-    return max(energy, float(np.abs(expected - other.forces).max()) / _scale(expected))
+    return _largest([energy, np.abs(expected - other.forces).max() / _scale(expected)])

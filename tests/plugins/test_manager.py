@@ -172,7 +172,9 @@ def test_built_ins_are_never_shadowed_silently(site):
     site.install("grace-spring", ENGINE.replace('"spring"', '"tensorflow"'))
     manager = site.manager()
     assert manager.engines()["tensorflow"].built_in
-    assert manager.warnings == ["engine 'tensorflow' of grace-spring 1.2.3 is ignored: gracecli has its own of that name"]
+    assert manager.warnings == [
+        "engine 'tensorflow' of grace-spring 1.2.3 is ignored: gracecli has its own of that name"
+    ]
 
 
 def test_selection_by_entry_point_or_distribution_name(site):

@@ -37,6 +37,7 @@ symbol             variable
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -189,7 +190,8 @@ class NeighbourList:
             extremes = (self.cutoff, self.cutoff)
         else:
             per_bond = matrix[element[bonds.centre], element[bonds.neighbour]]
-            near = _squared_lengths(bonds.vectors(positions, cell)) < (per_bond + self.skin) ** 2
+            reach = per_bond + self.skin + _ROUNDING
+            near = _squared_lengths(bonds.vectors(positions, cell)) < reach**2
             bonds = _select(bonds, np.flatnonzero(near))
             squared_cutoff = per_bond[near] ** 2
             extremes = (float(matrix.min()), float(matrix.max()))
@@ -292,35 +294,35 @@ def _bad_cell(cell: Array, axes: NDArray[np.intp]) -> InputError:
 
 
 def _find_bonds(positions: Array, cell: Array, frame: Array, pbc: NDArray[np.bool_], reach: float) -> _Bonds:
-    """All bonds shorter than ``reach``, in the order (centre, neighbour, shift)."""
+    """All bonds shorter than ``reach`` and few longer ones, in the order (centre, neighbour, shift)."""
     import vesin
 
-    finder = vesin.NeighborList(cutoff=_search_radius(positions, frame, pbc, reach), full_list=True)
+    radius = _search_radius(positions, frame, pbc, reach)
+    finder = vesin.NeighborList(cutoff=radius, full_list=True)
     pairs, shifts = finder.compute(positions, frame, pbc, "PS", copy=False)
     # int32: every index fits, and half the memory traffic
     centre, neighbour = (np.ascontiguousarray(pairs[:, k], dtype=np.int32) for k in (0, 1))
-    shift = shifts.astype(np.int64)
-    low = shift.min(axis=0, initial=0)
-    span = shift.max(axis=0, initial=0) - low + 1
-    shift -= low
-    code = (shift[:, 0] * span[1] + shift[:, 1]) * span[2] + shift[:, 2]
-    codes, index = _unique_codes(code, int(np.prod(span)))
-    table = np.stack(np.unravel_index(codes, tuple(span)), axis=1) + low
-    bonds = _Bonds(centre, neighbour, table.astype(np.float64), index)
-    # vesin rounds in its own way: decide with our own vectors, on a list with a hair more
-    keep = np.flatnonzero(_squared_lengths(bonds.vectors(positions, cell)) < reach * reach)
-    bonds = _select(bonds, keep)
+    table, index = _distinct_shifts(shifts)
+    bonds = _Bonds(centre, neighbour, table, index)
+    if radius > 1.01 * reach:  # a hair more is dropped with the skin by whoever computes the vectors
+        bonds = _select(bonds, np.flatnonzero(_squared_lengths(bonds.vectors(positions, cell)) < reach * reach))
     return _select(bonds, _canonical_order(bonds, len(positions)))
 
 
-def _unique_codes(code: NDArray[np.int64], size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """``np.unique(code, return_inverse=True)`` without a sort where the range of codes is small."""
-    if size > 1_000_000:
-        codes, index = np.unique(code, return_inverse=True)
-        return codes.astype(np.intp), index.astype(np.intp)
+def _distinct_shifts(shifts: IntArray) -> tuple[Array, NDArray[np.intp]]:
+    """Distinct rows, sorted, and the row of every bond; sorts no bonds where shifts are small, as they mostly are."""
+    a, b, c = np.ascontiguousarray(shifts.T, dtype=np.int64)
+    low = [int(s.min(initial=0)) for s in (a, b, c)]
+    span = [int(s.max(initial=0)) - start + 1 for s, start in zip((a, b, c), low, strict=True)]
+    size = math.prod(span)
+    if size > 1_000_000:  # atoms far outside the cell
+        distinct, index = np.unique(shifts, axis=0, return_inverse=True)
+        return distinct.astype(np.float64), index.reshape(-1).astype(np.intp)
+    code = ((a - low[0]) * span[1] + (b - low[1])) * span[2] + (c - low[2])
     present = np.zeros(size, dtype=bool)
     present[code] = True
-    return np.flatnonzero(present), (np.cumsum(present) - 1)[code]
+    distinct = np.stack(np.unravel_index(np.flatnonzero(present), span), axis=1) + low
+    return distinct.astype(np.float64), (np.cumsum(present) - 1)[code]
 
 
 def _canonical_order(bonds: _Bonds, atoms: int) -> NDArray[np.intp]:

@@ -31,7 +31,7 @@ def nearest_names(name: str, candidates: Iterable[str], limit: int = 3) -> list[
 
 
 def suggestion(name: str, candidates: Iterable[str], otherwise: str | None = None) -> str | None:
-    """A hint such as ``did you mean fire2 or fire?``; ``otherwise`` when nothing is near.
+    """A hint such as ``did you mean fire or fire2?``; ``otherwise`` when nothing is near.
 
     Without ``otherwise`` the hint lists all candidates when they are few.
     """

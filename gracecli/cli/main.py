@@ -37,6 +37,10 @@ ANYWHERE = ("--traceback", "--no-plugins", "--version")  # accepted after the co
 WARNED = "gracecli.plugin-warnings-shown"
 
 
+class ReaderGoneError(Exception):
+    """Whoever read stdout (`| head`) had enough; no failure. Not an OSError, or click would make it exit code 1."""
+
+
 class GraceGroup(click.Group):
     """A group whose commands come from specs, and whose errors are one line with a remedy."""
 
@@ -65,6 +69,15 @@ class GraceGroup(click.Group):
         if not standalone_mode:
             return run()
         sys.exit(_exit_code(run, traceback))
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the arguments in front of the command (and print ``--help``)."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names from the specs."""
@@ -99,7 +112,9 @@ class GraceGroup(click.Group):
         configure_logging(verbosity())
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, GraceError, BrokenPipeError, MemoryError):
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, GraceError, MemoryError):
             raise
         except Exception as error:
             spec = _manager(ctx).commands().get(ctx.invoked_subcommand or "")
@@ -158,9 +173,11 @@ def _exit_code(run: Callable[[], Any], traceback: bool) -> int:
         value = run()
         sys.stdout.flush()
     except (SystemExit, Exception) as error:
-        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+        if isinstance(error, ReaderGoneError | BrokenPipeError):
             _discard_stdout()
-            return 0  # the reader (`| head`) had enough
+            return 0
+        if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+            error = error.__cause__  # click takes the end of any file for Ctrl-D
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         if traceback and not isinstance(error, click.exceptions.UsageError):
@@ -171,7 +188,7 @@ def _exit_code(run: Callable[[], Any], traceback: bool) -> int:
 
 def _report(error: Exception) -> int:
     """Print one line about an error, and its remedy; return its exit code."""
-    if isinstance(error, click.Abort) and not isinstance(error.__cause__, EOFError):
+    if isinstance(error, click.Abort):
         click.echo("grace: interrupted", err=True)
         return INTERRUPTED
     if isinstance(error, click.ClickException):

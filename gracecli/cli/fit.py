@@ -1,0 +1,189 @@
+"""``grace fit``: train a model on labelled structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gracecli.cli.options import force_option, json_option, seed_option, verbosity_options
+from gracecli.cli.output import Column, emit_json, format_pairs, format_table, verbosity, warn
+from gracecli.errors import NotConvergedError, UsageError
+
+if TYPE_CHECKING:
+    from gracecli.fit.config import FitConfig
+    from gracecli.fit.trainer import FitResult
+
+_POSITIVE = click.IntRange(min=1)
+
+
+@click.command(context_settings={"show_default": False})
+@click.argument("inputs", nargs=-1, required=True, metavar="CONFIG.toml | TRAIN.extxyz...")
+@click.option("--preset", metavar="NAME", help="Model: fs, 1l, 2l with -small, -medium, -large.  [default: 1l-small]")
+@click.option("--elements", metavar="A,B,...", help="Elements of the model.  [default: those of the training data]")
+@click.option("--cutoff", type=float, metavar="Å", help="Cutoff radius.  [default: the preset's]")
+@click.option("--valid", multiple=True, metavar="FILE", help="Validation structures; may be repeated.")
+@click.option("--valid-fraction", type=float, metavar="X", help="Split off for validation without --valid.")
+@click.option("--test", "tests", multiple=True, metavar="FILE", help="Test structures; may be repeated.")
+@click.option("--epochs", type=_POSITIVE, metavar="N", help="Passes over the training data.")
+@click.option("--batch-atoms", type=_POSITIVE, metavar="N", help="Atoms per batch.")
+@click.option("--learning-rate", type=float, metavar="X", help="Peak of the schedule.")
+@click.option("--energy-weight", type=float, metavar="X", help="Weight of energies in the loss.")
+@click.option("--forces-weight", type=float, metavar="X", help="Weight of forces in the loss.")
+@click.option("--stress-weight", type=float, metavar="X", help="Weight of stresses in the loss.")
+@click.option("--precision", type=click.Choice(["fp64", "fp32"]), help="Arithmetic of training.  [default: fp64]")
+@click.option(
+    "--radial",
+    type=click.Choice(["projected", "exact"]),
+    help="Radial functions on a grid of distances (fast) or on every bond.  [default: projected]",
+)
+@click.option("--threads", type=_POSITIVE, metavar="N", help="Batches of one step evaluated at a time.")
+@click.option("--max-time", metavar="TIME", help="Stop with a checkpoint after, say, 50min; the schedule stays.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
+@click.option("-o", "--output", metavar="FOLDER", help="Folder of the fit.  [default: fit]")
+@seed_option
+@force_option
+@json_option
+@verbosity_options
+def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, **options: Any) -> None:
+    """Train a model on labelled structures (extended XYZ with energies, forces, stresses).
+
+    The input is one TOML file with all settings, or the training files themselves. Options win over the file. The
+    folder of the fit receives model.grace, log.csv, report.json, curves.png, parity.png and checkpoint.npz.
+
+    \b
+    Examples:
+      grace fit train.extxyz --preset 1l-small --epochs 200 -o si
+      grace fit fit.toml --max-time 50min
+      grace fit fit.toml --resume
+
+    Exit code 3: the time limit came before the last epoch; 130: interrupted. Both leave a checkpoint.
+    """
+    config = _settings(inputs, options)
+    _limit_threads(config.training.threads)
+    from gracecli.fit.progress import Progress
+    from gracecli.fit.trainer import Trainer
+
+    progress = Progress(quiet=verbosity() < 0)
+    result = Trainer(config, progress, resume=resume, force=force).run()
+    if as_json:
+        _emit(result)
+    else:
+        click.echo(_table(result))
+    if not result.completed:
+        raise NotConvergedError(
+            f"time limit reached after epoch {result.epochs} of {config.training.epochs}", "continue with --resume"
+        )
+
+
+def _settings(inputs: tuple[str, ...], options: dict[str, Any]) -> FitConfig:
+    """Settings from the command line and, where given, a file."""
+    from gracecli.fit.config import load_config, make_config
+
+    overrides = _overrides(options)
+    settings_files = [name for name in inputs if name.lower().endswith(".toml")]
+    if settings_files:
+        if len(inputs) > 1:
+            raise UsageError("give one settings file, or training files", "training files belong into [data] train")
+        return load_config(inputs[0], overrides)
+    overrides["data"]["train"] = [{"path": name} for name in inputs]
+    return make_config({}, overrides, where="the command line")
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    elements = options["elements"]
+    return {
+        "data": {
+            "valid": [{"path": name} for name in options["valid"]] or None,
+            "test": [{"path": name} for name in options["tests"]] or None,
+            "valid_fraction": options["valid_fraction"],
+        },
+        "model": {
+            "preset": options["preset"],
+            "elements": elements.replace(",", " ").split() if elements else None,
+            "cutoff": options["cutoff"],
+        },
+        "loss": {name: options[f"{name}_weight"] for name in ("energy", "forces", "stress")},
+        "training": {
+            name: options[name]
+            for name in (
+                "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "max_time", "seed",
+            )  # fmt: skip
+        },
+        "output": {"directory": options["output"]},
+    }
+
+
+def _limit_threads(threads: int) -> None:
+    """Give every batch evaluated at a time one thread; TensorFlow's own would fight over the cores.
+
+    Without effect where TensorFlow has started already.
+    """
+    import os
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if threads > 1:
+        import tensorflow as tf
+
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+        except RuntimeError:
+            warn("TensorFlow has started with threads of its own; --threads may gain little")
+
+
+_ERROR_COLUMNS = (
+    Column("set"),
+    Column("structures"),
+    Column("energy MAE", "meV/atom", ".2f"),
+    Column("RMSE", "meV/atom", ".2f"),
+    Column("force MAE", "meV/Å", ".1f"),
+    Column("RMSE", "meV/Å", ".1f"),
+    Column("stress MAE", "GPa", ".3f"),
+    Column("RMSE", "GPa", ".3f"),
+)
+
+
+def _row(name: str, errors: dict[str, Any]) -> list[Any]:
+    values = [errors[f"{kind}_{what}"] for kind in ("energy", "forces", "stress") for what in ("mae", "rmse")]
+    return [name, errors["structures"], *values]
+
+
+def _table(result: FitResult) -> str:
+    """Errors by set, and where the files are."""
+    rows = []
+    for split, report in result.metrics.items():
+        sets = report["by_set"]
+        rows += [_row(f"{split} {name}", errors) for name, errors in sets.items()]
+        if len(sets) > 1:
+            rows.append(_row(f"{split} all", report["overall"]))
+    from gracecli.fit.progress import time_text
+
+    summary = [
+        ("model", str(result.model)),
+        ("weights", result.parameters),
+        ("epochs", result.epochs),
+        ("best epoch", result.best_epoch or None),
+        ("training time", time_text(result.seconds)),
+        ("reference energies (eV/atom)", ", ".join(f"{k} {v:.4f}" for k, v in result.reference.items())),
+    ]
+    table = format_table(_ERROR_COLUMNS, rows) + "\n\n" if rows else ""
+    return table + format_pairs(summary)
+
+
+def _emit(result: FitResult) -> None:
+    from dataclasses import asdict
+
+    units = {
+        "energy_mae": "meV/atom",
+        "energy_rmse": "meV/atom",
+        "forces_mae": "meV/Å",
+        "forces_rmse": "meV/Å",
+        "stress_mae": "GPa",
+        "stress_rmse": "GPa",
+        "reference": "eV/atom",
+        "seconds": "s",
+    }
+    emit_json("gracecli.fit", 1, asdict(result), units)

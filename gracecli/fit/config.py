@@ -1,0 +1,361 @@
+"""Settings of a fit: frozen dataclasses, read strictly from TOML.
+
+An unknown key is an error that names the nearest known one. Relative paths resolve against ``[data] root`` where given,
+else against the folder of the file; ``~`` and environment variables are expanded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gracecli.errors import InputError, UsageError
+from gracecli.names import suggestion
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """One file of structures.
+
+    Attributes
+    ----------
+    path : str
+        Extended XYZ, plain or gzipped, or any format ASE reads.
+    name : str, optional
+        Name of the set in tables; default is made from the path.
+    drop : tuple of str
+        ``config_type`` values left out.
+    drop_stress : tuple of str
+        ``config_type`` values whose stresses are not used.
+    weight : float
+        Factor on the loss of its structures.
+    share : float
+        How much of the set one epoch visits: 1 all, 0.25 a different quarter in each epoch, 3 everything thrice.
+    """
+
+    path: str
+    name: str | None = None
+    drop: tuple[str, ...] = ()
+    drop_stress: tuple[str, ...] = ()
+    weight: float = 1.0
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """``[data]``. Keys of energy, forces and stress default to those ASE knows (``free_energy`` before ``energy``)."""
+
+    train: tuple[SetConfig, ...] = ()
+    valid: tuple[SetConfig, ...] = ()
+    test: tuple[SetConfig, ...] = ()
+    valid_fraction: float = 0.05
+    root: str | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """``[model]``. ``reference`` (eV/atom per element) is fitted unless given; ``scale`` 0 means the force RMS."""
+
+    preset: str = "1l-small"
+    elements: tuple[str, ...] = ()
+    cutoff: float | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, float] = field(default_factory=dict)
+    scale: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """``[loss]``: weights and Huber widths of energy (eV/atom), force (eV/Å) and stress (eV/Å^3) errors."""
+
+    kind: str = "huber"
+    energy: float = 40.0
+    forces: float = 1.0
+    stress: float = 200.0
+    energy_delta: float = 0.01
+    forces_delta: float = 0.05
+    stress_delta: float = 0.01
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """``[training]``.
+
+    Attributes
+    ----------
+    epochs : int
+    batch_atoms : int
+        Atoms in one batch (padded); the bonds follow from the data.
+    batches_per_step : int
+        Batches whose gradients are summed before the weights move; evaluated by ``threads`` threads at a time.
+    threads : int
+    learning_rate, final_learning_rate : float
+        Peak and end of the cosine.
+    warmup : float
+        Fraction of the run with rising learning rate.
+    weight_decay : float
+        Decoupled (AdamW); 0 is Adam.
+    clip_norm : float
+        Largest global norm of the gradient.
+    ema : float
+        Decay of the running mean of the weights; 0 switches it off.
+    precision : str
+        fp64 or fp32.
+    radial : str
+        projected (radial functions on a grid of distances) or exact.
+    seed : int
+    validate_every : int
+        Epochs.
+    checkpoint_minutes : float
+    checkpoint_steps : int
+        0: by time alone.
+    max_time : str, optional
+        Stop with a checkpoint after this long, such as ``50min``; the schedule does not change.
+    """
+
+    epochs: int = 100
+    batch_atoms: int = 256
+    batches_per_step: int = 1
+    threads: int = 1
+    learning_rate: float = 8e-3
+    final_learning_rate: float = 8e-5
+    warmup: float = 0.02
+    weight_decay: float = 0.0
+    clip_norm: float = 10.0
+    ema: float = 0.99
+    precision: str = "fp64"
+    radial: str = "projected"
+    seed: int = 1
+    validate_every: int = 1
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int = 0
+    max_time: str | None = None
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """``[output]``: the folder, and what the model file says about its origin."""
+
+    directory: str = "fit"
+    name: str | None = None
+    level_of_theory: str | None = None
+    licence: str | None = None
+    citation: str | None = None
+    notes: str | None = None
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """All settings of a fit."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    def trajectory_hash(self) -> str:
+        """Hash of every setting that the weights depend on (not of time limits, threads and folders)."""
+        content = self.to_dict()
+        for key in ("max_time", "threads", "checkpoint_minutes", "checkpoint_steps"):
+            del content["training"][key]
+        del content["output"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> FitConfig:
+    """Settings from a TOML file; ``overrides`` (section -> key -> value) win over it.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or is not TOML.
+    UsageError
+        Unknown key, wrong type, or a value out of range.
+    """
+    import tomllib
+
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise InputError(f"cannot read {path}: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+    return make_config(content, overrides, folder=path.resolve().parent, where=str(path))
+
+
+def make_config(
+    content: Mapping[str, Any],
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    folder: Path | None = None,
+    where: str = "settings",
+) -> FitConfig:
+    """Settings from plain values, checked; paths become absolute."""
+    merged: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in content.items()}
+    config: FitConfig = _build(FitConfig, merged, where)
+    for section, entries in (overrides or {}).items():
+        added = {key: value for key, value in entries.items() if value is not None}
+        base = getattr(config, section)
+        built = _build(type(base), {key: _plain(value) for key, value in added.items()}, "the command line")
+        changes = {key.replace("-", "_"): getattr(built, key.replace("-", "_")) for key in added}
+        config = dataclasses.replace(config, **{section: dataclasses.replace(base, **changes)})
+    config = dataclasses.replace(config, data=_resolve_paths(config.data, folder or Path.cwd()))
+    _check(config, where)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _build(cls: type, content: Any, where: str) -> Any:
+    """A dataclass from a mapping, recursively, with every key and type checked."""
+    if cls is SetConfig and isinstance(content, str):
+        content = {"path": content}
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{where}: expected a table of keys, found {content!r}")
+    annotations = typing.get_type_hints(cls)
+    values = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in annotations:
+            raise UsageError(f"unknown key {key!r} in {where}", suggestion(key, annotations))
+        values[name] = _convert(value, annotations[name], _below(where, key))
+    try:
+        return cls(**values)
+    except TypeError as error:
+        missing = re.findall(r"'(\w+)'", str(error))
+        raise UsageError(f"{where}: missing {', '.join(missing) or error}") from error
+
+
+def _below(where: str, key: str) -> str:
+    return f"{where} [{key}]" if "[" not in where else f"{where[:-1]}.{key}]"
+
+
+def _convert(value: Any, annotation: Any, where: str) -> Any:
+    origin = typing.get_origin(annotation)
+    if origin is types.UnionType:
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return None if value is None else _convert(value, kinds[0], where)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _build(annotation, value, where)
+    if origin is tuple:
+        item = typing.get_args(annotation)[0]
+        entries = value if isinstance(value, list) else [value]
+        return tuple(_convert(entry, item, where) for entry in entries)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: expected a table, found {value!r}")
+        item = typing.get_args(annotation)[1]
+        return {str(key): value[key] if item is Any else _convert(value[key], item, where) for key in value}
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, annotation) or (annotation is not bool and isinstance(value, bool)):
+        raise UsageError(f"{where}: expected {annotation.__name__}, found {value!r}")
+    return value
+
+
+def _resolve_paths(data: DataConfig, folder: Path) -> DataConfig:
+    root = folder
+    if data.root is not None:
+        root = folder / expand(data.root)
+    sets = {
+        name: tuple(dataclasses.replace(s, path=str(root / expand(s.path))) for s in getattr(data, name))
+        for name in ("train", "valid", "test")
+    }
+    return dataclasses.replace(data, root=None, **sets)
+
+
+def expand(path: str) -> Path:
+    """``~`` and environment variables filled in, with defaults: ``${NAME:-folder}``.
+
+    Raises
+    ------
+    UsageError
+        A variable without value.
+    """
+    path = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], path)
+    path = os.path.expandvars(path)
+    unset = re.search(r"\$\{?(\w+)\}?", path)
+    if unset:
+        raise UsageError(f"path {path!r}: the environment variable {unset[1]} is not set")
+    return Path(path).expanduser()
+
+
+_CHOICES = {
+    ("training", "precision"): ("fp64", "fp32"),
+    ("training", "radial"): ("projected", "exact"),
+}
+_POSITIVE = ("epochs", "batch_atoms", "batches_per_step", "threads", "learning_rate", "clip_norm", "validate_every")
+
+
+def _check(config: FitConfig, where: str) -> None:
+    for (section, key), known in _CHOICES.items():
+        value = getattr(getattr(config, section), key)
+        if value not in known:
+            raise UsageError(f"{where} [{section}.{key}]: {value!r} is not one of {', '.join(known)}")
+    for key in _POSITIVE:
+        if not getattr(config.training, key) > 0:
+            raise UsageError(f"{where} [training.{key}]: {getattr(config.training, key)} must be positive")
+    for key in ("energy", "forces", "stress"):
+        if getattr(config.loss, key) < 0 or not getattr(config.loss, f"{key}_delta") > 0:
+            raise UsageError(f"{where} [loss.{key}]: weights must not be negative, widths must be positive")
+    if not config.loss.energy + config.loss.forces + config.loss.stress > 0:
+        raise UsageError(f"{where} [loss]: all weights are zero")
+    if not 0 <= config.training.ema < 1:
+        raise UsageError(f"{where} [training.ema]: {config.training.ema} must be at least 0 and less than 1")
+    if not 0 <= config.training.warmup < 1:
+        raise UsageError(f"{where} [training.warmup]: a fraction of the run, at least 0 and less than 1")
+    if not 0 <= config.data.valid_fraction < 1:
+        raise UsageError(f"{where} [data.valid_fraction]: at least 0 and less than 1")
+    for entry in (*config.data.train, *config.data.valid, *config.data.test):
+        if not entry.share > 0 or entry.weight < 0:
+            raise UsageError(f"{where} [data]: {entry.path}: share must be positive, weight not negative")
+    if config.training.max_time is not None:
+        parse_time(config.training.max_time)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``50min``, ``1.5h``, ``1h30min`` or ``01:30:00``.
+
+    Raises
+    ------
+    UsageError
+        Anything else.
+    """
+    stripped = text.strip().lower()
+    if re.fullmatch(r"\d+:\d{2}(:\d{2})?", stripped):
+        parts = [int(part) for part in stripped.split(":")]
+        hours, minutes, seconds = parts if len(parts) == 3 else (0, *parts)
+        return float(3600 * hours + 60 * minutes + seconds)
+    units = {"d": 86400.0, "h": 3600.0, "min": 60.0, "m": 60.0, "s": 1.0, "": 1.0}
+    found = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*(?:d|h|min|m|s)?\s*)+", stripped)
+    if not found:
+        raise UsageError(f"{text!r} is not a time", "write 50min, 1.5h or 01:30:00")
+    parts_found = re.findall(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s|)", stripped)
+    total = math.fsum(float(number) * units[unit] for number, unit in parts_found)
+    if not total > 0:
+        raise UsageError(f"{text!r}: the time limit must be positive")
+    return total

@@ -1,0 +1,141 @@
+r"""The loss: Huber functions of the errors of energy per atom, force components and stress components.
+
+::
+
+    L = w_E / n_E  sum_s  u_s h_E((E_s - E_s^ref) / N_s)
+      + w_F / n_F  sum_i  u_i sum_x h_F(F_ix - F_ix^ref)
+      + w_S / n_S  sum_s  u_s sum_v h_S(sigma_sv - sigma_sv^ref)
+
+    h(x) = x^2 / 2  for |x| < delta,   delta (|x| - delta / 2)  beyond
+
+eV/atom, eV/Å and eV/Å^3. n_E, n_F, n_S: labels of one kind per step, averaged over an epoch (with their weights, force
+and stress counted by component). They are constants, so every label counts the same whatever batch it falls into, and
+gradients of partial batches add up to the gradient of the whole.
+
+=============  ==========================================
+symbol         variable
+=============  ==========================================
+u              ``energy_weight``, ``forces_weight``, ``stress_weight`` (0 for missing labels and padding)
+delta          ``LossConfig.energy_delta`` ...
+n              ``LabelCounts``
+=============  ==========================================
+
+The shape h is a plugin (:class:`gracecli.plugin.specs.LossSpec`): ``factory(delta=...)`` returns
+``loss(residual, weight) -> sum of weighted losses``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gracecli.fit.batches import Labels
+from gracecli.fit.config import LossConfig
+
+LossFunction = Callable[[Any, Any], Any]
+
+
+def huber(delta: float) -> LossFunction:
+    """Quadratic below ``delta``, linear beyond."""
+    import tensorflow as tf
+
+    def loss(residual: Any, weight: Any) -> Any:
+        size = tf.abs(residual)
+        inner = tf.minimum(size, tf.constant(delta, residual.dtype))
+        return tf.reduce_sum(weight * (inner * (size - 0.5 * inner)))
+
+    return loss
+
+
+def square(delta: float) -> LossFunction:
+    """Half the square; ``delta`` is not used."""
+    import tensorflow as tf
+
+    def loss(residual: Any, weight: Any) -> Any:
+        return tf.reduce_sum(weight * (0.5 * residual * residual))
+
+    return loss
+
+
+def absolute(delta: float) -> LossFunction:
+    """``delta`` times the absolute value, so that it joins a Huber function smoothly in size."""
+    import tensorflow as tf
+
+    def loss(residual: Any, weight: Any) -> Any:
+        return tf.reduce_sum(weight * (tf.constant(delta, residual.dtype) * tf.abs(residual)))
+
+    return loss
+
+
+BUILT_IN = {"huber": huber, "square": square, "absolute": absolute}
+
+
+def find_loss(name: str) -> Callable[..., LossFunction]:
+    """Factory of a loss by name: built in, or from a plugin.
+
+    Raises
+    ------
+    UsageError
+        No such loss.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    from gracecli.plugin.manager import get_plugin_manager
+    from gracecli.plugin.specs import LossSpec
+
+    factory: Callable[..., LossFunction] = get_plugin_manager().find(LossSpec, name).load()
+    return factory
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Weighted number of labels per step, averaged over an epoch."""
+
+    energy: float
+    forces: float
+    stress: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values."""
+        return {"energy": self.energy, "forces": self.forces, "stress": self.stress}
+
+
+def count_labels(frames_in_steps: list[list[Any]]) -> LabelCounts:
+    """Mean over steps of the weighted labels of their frames."""
+    steps = max(len(frames_in_steps), 1)
+    energy = forces = stress = 0.0
+    for frames in frames_in_steps:
+        for frame in frames:
+            energy += frame.weight * bool(np.isfinite(frame.energy))
+            forces += frame.weight * 3 * int(np.isfinite(frame.forces).all(axis=1).sum())
+            stress += frame.weight * 6 * bool(np.isfinite(frame.stress).all())
+    return LabelCounts(*(max(total / steps, 1e-12) for total in (energy, forces, stress)))
+
+
+class FitLoss:
+    """The loss of one batch from predictions; returns its three terms, weights included.
+
+    Parameters
+    ----------
+    config : LossConfig
+    counts : LabelCounts
+    """
+
+    def __init__(self, config: LossConfig, counts: LabelCounts) -> None:
+        factory = find_loss(config.kind)
+        self._terms = [
+            (factory(delta=getattr(config, f"{name}_delta")), getattr(config, name) / getattr(counts, name))
+            for name in ("energy", "forces", "stress")
+        ]
+
+    def __call__(self, energy: Any, forces: Any, stress: Any, labels: Labels) -> tuple[Any, Any, Any]:
+        """Terms of energy, forces and stress; their sum is the loss."""
+        (loss_e, w_e), (loss_f, w_f), (loss_s, w_s) = self._terms
+        return (
+            w_e * loss_e((energy - labels.energy) / labels.size, labels.energy_weight),
+            w_f * loss_f(forces - labels.forces, labels.forces_weight[:, None]),
+            w_s * loss_s(stress - labels.stress, labels.stress_weight[:, None]),
+        )

@@ -1,0 +1,103 @@
+"""Pictures of a fit: training curves, and predictions against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gracecli.files import write_atomically
+from gracecli.fit.data import Frame
+from gracecli.fit.metrics import GPA, Prediction, errors
+
+MANY_POINTS = 4000
+"""Above this many labels a cloud is drawn as pixels, not as vector shapes."""
+
+
+def plot_curves(log: Sequence[Mapping[str, Any]], path: Path, best_epoch: int = -1) -> None:
+    """Loss, errors and learning rate against the epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    axes = figure.subplots(2, 3)
+    epochs = [row["epoch"] for row in log]
+    _curves(axes[0, 0], epochs, {"training": _column(log, "loss"), "validation": _column(log, "valid_loss")}, "loss")
+    names = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}
+    for axis, (name, unit) in zip((axes[0, 1], axes[0, 2], axes[1, 0]), names.items(), strict=True):
+        series = {kind.upper(): _column(log, f"valid_{name}_{kind}") for kind in ("mae", "rmse")}
+        _curves(axis, epochs, series, f"validation {name} ({unit})")
+    _curves(axes[1, 1], epochs, {"": _column(log, "learning_rate")}, "learning rate")
+    _curves(axes[1, 2], epochs, {"": _column(log, "gradient_norm")}, "mean gradient norm")
+    for axis in axes.flat:
+        if best_epoch >= 0:
+            axis.axvline(best_epoch + 1, color="0.7", linewidth=0.8, zorder=0)
+    _save(figure, path)
+
+
+def plot_parity(groups: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]]], path: Path) -> None:
+    """Errors of energies, and predictions of forces and stresses, against the labels; one row per group.
+
+    Energies span many eV between elements while errors are meV, so their error is drawn, not their parity.
+    """
+    from matplotlib.figure import Figure
+
+    shown = {name: pair for name, pair in groups.items() if pair[0]}
+    if not shown:
+        return
+    figure = Figure(figsize=(12, 3.9 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), 3, squeeze=False)
+    for axes, (name, (frames, predictions)) in zip(grid, shown.items(), strict=True):
+        summary = errors(frames, predictions)
+        kinds = sorted({frame.set_name for frame in frames})
+        for number, kind in enumerate(kinds):
+            chosen = [(f, p) for f, p in zip(frames, predictions, strict=True) if f.set_name == kind]
+            sizes = np.array([len(f.atoms) for f, _ in chosen])
+            energy = np.array([f.energy for f, _ in chosen]) / sizes
+            error = (np.array([p.energy for _, p in chosen]) / sizes - energy) * 1e3
+            forces = [np.concatenate([x.ravel() for x in xs]) for xs in _columns(chosen, "forces")]
+            stress = [np.concatenate(xs) * GPA for xs in _columns(chosen, "stress")]
+            color = f"C{number % 10}" if len(kinds) <= 10 else None
+            for axis, x, y in zip(axes, (energy, forces[0], stress[0]), (error, forces[1], stress[1]), strict=True):
+                axis.plot(x, y, ".", ms=3, alpha=0.5, color=color, label=kind, rasterized=len(x) > MANY_POINTS)
+        axes[0].axhline(0.0, color="0.4", linewidth=0.8)
+        for axis in axes[1:]:
+            low, high = np.array([axis.get_xlim(), axis.get_ylim()]).T
+            ends = [min(low), max(high)]
+            axis.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
+        labels = (
+            ("energy, DFT (eV/atom)", "error (meV/atom)", f"MAE {summary.energy_mae:.2f} meV/atom"),
+            ("force, DFT (eV/Å)", "force, model (eV/Å)", f"MAE {summary.forces_mae:.1f} meV/Å"),
+            ("stress, DFT (GPa)", "stress, model (GPa)", f"MAE {summary.stress_mae:.3f} GPa"),
+        )
+        for axis, (x_label, y_label, title) in zip(axes, labels, strict=True):
+            axis.set(xlabel=x_label.replace("DFT", "label"), ylabel=y_label, title=f"{name}: {title}")
+        axes[0].legend(fontsize=7, markerscale=2)
+    _save(figure, path)
+
+
+def _columns(chosen: Sequence[tuple[Frame, Prediction]], name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [getattr(f, name) for f, _ in chosen], [getattr(p, name) for _, p in chosen]
+
+
+def _column(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([np.nan if row.get(name) is None else row[name] for row in log], dtype=float)
+
+
+def _curves(axis: Any, epochs: Sequence[int], series: Mapping[str, np.ndarray], title: str) -> None:
+    for label, values in series.items():
+        present = np.isfinite(values)
+        if present.any():
+            marker = "o" if present.sum() < 30 else None
+            axis.plot(np.asarray(epochs)[present], values[present], label=label or None, marker=marker, ms=3)
+    axis.set(xlabel="epoch", title=title)
+    positive = [v for values in series.values() for v in values[np.isfinite(values)]]
+    if positive and min(positive) > 0:
+        axis.set_yscale("log")
+    if len(axis.lines) and any(series):
+        axis.legend(fontsize=8)
+
+
+def _save(figure: Any, path: Path) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130))

@@ -1,0 +1,164 @@
+"""From settings to what a fit needs: data with splits, reference energies, blueprint, initial weights, metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gracecli.errors import UsageError
+from gracecli.fit.batches import GraphSet
+from gracecli.fit.config import FitConfig
+from gracecli.fit.data import Frame, SetReport, elements_of, read_sets, require_elements, split_validation
+from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_reference, force_rms
+from gracecli.fit.table import plain
+
+if TYPE_CHECKING:
+    from gracecli.fit.checkpoint import FitState
+    from gracecli.model.blueprint import Blueprint
+
+
+@dataclass
+class FitData:
+    """Structures of a fit, and the model they are for."""
+
+    train: list[Frame]
+    valid: list[Frame]
+    test: list[Frame]
+    reports: dict[str, list[SetReport]]
+    elements: tuple[str, ...]
+    blueprint: Blueprint
+    reference: ReferenceEnergies
+    scale: float
+    _graphs: dict[int, GraphSet] = field(default_factory=dict)
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.blueprint.cutoff
+
+    def graphs_of(self, frames: Sequence[Frame]) -> GraphSet:
+        """Graphs, built once per list of frames."""
+        key = id(frames)
+        if key not in self._graphs:
+            self._graphs[key] = GraphSet(frames, self.cutoff, self.elements)
+        return self._graphs[key]
+
+    def identity(self, config: FitConfig) -> str:
+        """Hash of the settings and of the content of all training and validation files."""
+        files = [report.sha256 for name in ("train", "valid") for report in self.reports[name]]
+        return hashlib.sha256(json.dumps([config.trajectory_hash(), files]).encode()).hexdigest()
+
+
+def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
+    """Read, filter, split; fit reference energies; make the blueprint.
+
+    Raises
+    ------
+    InputError
+        Unusable data.
+    UsageError
+        No training data named.
+    """
+    from gracecli.model.presets import preset
+
+    if not config.data.train:
+        raise UsageError("no training data", "name files, or give [data] train")
+    sets: dict[str, list[Frame]] = {}
+    reports: dict[str, list[SetReport]] = {}
+    for name in ("train", "valid", "test"):
+        sets[name], reports[name] = read_sets(getattr(config.data, name), config.data)
+        for report in reports[name]:
+            dropped = f", {report.dropped} dropped" if report.dropped else ""
+            say(
+                f"{name} {report.name}: {report.frames} structures, {report.atoms} atoms{dropped}; "
+                f"energies from {report.energy_key!r}, {report.stresses} stresses"
+            )
+    train, valid = sets["train"], sets["valid"]
+    if not config.data.valid and config.data.valid_fraction > 0:
+        train, valid = split_validation(train, config.data.valid_fraction, config.training.seed)
+    elements = config.model.elements or elements_of(train)
+    for frames in (train, valid, sets["test"]):
+        require_elements(frames, elements)
+    reference = fit_reference(train, elements, config.model.reference)
+    if reference.warning:
+        say(f"warning: {reference.warning}")
+    values = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in reference.energies.items())
+    say(f"reference energies (eV/atom, {'fitted' if reference.fitted else 'given'}): {values}")
+    say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")
+    options = dict(config.model.overrides)
+    if config.model.cutoff is not None:
+        options["cutoff"] = config.model.cutoff
+    try:
+        blueprint = preset(config.model.preset, elements, **options)
+    except TypeError as error:
+        raise UsageError(f"[model] overrides of preset {config.model.preset!r}: {error}") from error
+    scale = config.model.scale or force_rms(train)
+    return FitData(train, valid, sets["test"], reports, tuple(elements), blueprint, reference, scale)
+
+
+def build_network(config: FitConfig, data: FitData, average_neighbours: float) -> tuple[Any, Blueprint]:
+    """Network with fresh weights, and its blueprint with the constants of the data."""
+    from gracecli.model.network import Network
+    from gracecli.model.presets import initial_weights
+
+    blueprint = adapt_blueprint(data.blueprint, data.reference.energies, data.scale, average_neighbours)
+    weights = initial_weights(blueprint, np.random.default_rng([config.training.seed, 0]))
+    dtype = "float64" if config.training.precision == "fp64" else "float32"
+    return Network(blueprint, weights, dtype), blueprint
+
+
+def model_metadata(
+    config: FitConfig, data: FitData, blueprint: Blueprint, state: FitState, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """What the model file says about its origin."""
+    import tensorflow
+
+    import gracecli
+
+    sources = {name: [asdict(report) for report in reports] for name, reports in data.reports.items() if reports}
+    for reports in sources.values():
+        for report in reports:  # a path of one machine says nothing on another
+            report["path"] = "/".join(str(report["path"]).split("/")[-2:])
+    settings = config.to_dict()
+    del settings["data"], settings["output"]
+    return plain(
+        {
+            "name": config.output.name or f"{config.model.preset}-{'-'.join(data.elements)}",
+            "elements": list(data.elements),
+            "cutoff": blueprint.cutoff,
+            "level_of_theory": config.output.level_of_theory,
+            "licence": config.output.licence,
+            "citation": config.output.citation,
+            "notes": config.output.notes,
+            "training": {
+                "data": sources,
+                "structures": {
+                    "train": len(data.train),
+                    "valid": len(data.valid),
+                    "test": len(data.test),
+                },
+                "reference_energies": data.reference.energies,
+                "scale": data.scale,
+                "settings": settings,
+                "seed": config.training.seed,
+                "epochs": state.epoch,
+                "steps": state.step,
+                "best_epoch": state.best_epoch + 1,
+                "seconds": round(state.seconds),
+                "versions": {
+                    "gracecli": gracecli.__version__,
+                    "tensorflow": tensorflow.__version__,
+                    "numpy": np.__version__,
+                    "python": platform.python_version(),
+                },
+            },
+            "metrics": metrics,
+            "metrics_units": {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"},
+        }
+    )

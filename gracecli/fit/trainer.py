@@ -1,0 +1,410 @@
+"""The training loop: from settings to a model file, resumable at any step.
+
+Everything but the weights and their optimizer state is a pure function of the settings: data split, order of every
+epoch, learning rate. A checkpoint therefore is the arrays and a position, and a resumed run is the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gracecli.errors import GraceError, InputError, PhysicsError
+from gracecli.fit.batches import GraphSet, epoch_plan, fill_fraction, sequential_plan
+from gracecli.fit.checkpoint import (
+    Checkpoint,
+    FitState,
+    load_checkpoint,
+    prefixed,
+    save_checkpoint,
+    without_prefix,
+)
+from gracecli.fit.config import FitConfig, parse_time
+from gracecli.fit.data import Frame
+from gracecli.fit.loss import FitLoss, count_labels
+from gracecli.fit.metrics import Prediction, errors, full_report, mean_loss
+from gracecli.fit.plots import plot_curves, plot_parity
+from gracecli.fit.progress import Progress, time_text
+from gracecli.fit.schedule import cosine_with_warmup, progress_of
+from gracecli.fit.setup import FitData, build_network, model_metadata, prepare_data
+from gracecli.fit.table import write_log
+
+CHECKPOINT, MODEL, LOG, REPORT = "checkpoint.npz", "model.grace", "log.csv", "report.json"
+
+
+class TrainingInterrupted(GraceError):
+    """A signal ended the fit; the checkpoint is saved."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit returns.
+
+    Attributes
+    ----------
+    completed : bool
+        All epochs were done; otherwise the time limit was reached and a checkpoint was saved.
+    directory, model : Path
+        Folder of all files; the model file (best validation loss so far).
+    epochs, steps : int
+        Done so far.
+    best_epoch : int
+        Epoch (from 1) of the model; 0 without validation.
+    seconds : float
+        Training time over all runs.
+    metrics : dict
+        ``valid`` and ``test`` reports of :func:`gracecli.fit.metrics.full_report`.
+    reference : dict
+        Reference energies, eV/atom.
+    parameters : int
+    """
+
+    completed: bool
+    directory: Path
+    model: Path
+    epochs: int
+    steps: int
+    best_epoch: int
+    seconds: float
+    metrics: dict[str, Any]
+    reference: dict[str, float]
+    parameters: int
+
+
+@dataclass
+class _Stop:
+    """Reasons to end before the last epoch."""
+
+    deadline: float | None
+    signal_number: int | None = None
+    old_handlers: dict[int, Any] = field(default_factory=dict)
+
+    def install(self) -> None:
+        """Let SIGINT and SIGTERM end the run after the present step."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.old_handlers[number] = signal.signal(number, self._receive)
+            except ValueError:  # not the main thread: signals are somebody else's business
+                return
+
+    def restore(self) -> None:
+        """Put the old handlers back."""
+        for number, handler in self.old_handlers.items():
+            signal.signal(number, handler)
+        self.old_handlers.clear()
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.signal_number is not None:  # asked twice: leave at once, the last checkpoint counts
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+    @property
+    def due(self) -> bool:
+        return self.signal_number is not None or (self.deadline is not None and time.monotonic() > self.deadline)
+
+
+class Trainer:
+    """A fit from settings.
+
+    Parameters
+    ----------
+    config : FitConfig
+    progress : Progress, optional
+    resume : bool
+        Continue from the checkpoint in the output folder.
+    force : bool
+        Start anew although the folder holds a fit.
+    after_step : callable, optional
+        Called with the number of steps done (for tests and tools).
+    """
+
+    def __init__(
+        self,
+        config: FitConfig,
+        progress: Progress | None = None,
+        resume: bool = False,
+        force: bool = False,
+        after_step: Callable[[int], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.directory = Path(config.output.directory)
+        self._say = progress or Progress(quiet=True)
+        self._after_step = after_step
+        limit = config.training.max_time
+        self._stop = _Stop(None if limit is None else time.monotonic() + parse_time(limit))
+        self._prepare_directory(resume, force)
+        self.data: FitData = prepare_data(config, self._say.message)
+        self.graphs = GraphSet(self.data.train, self.data.cutoff, self.data.elements)
+        self._build()
+        self.state = FitState()
+        if resume:
+            self._resume()
+
+    # --- construction -----------------------------------------------------------------------------------------------
+
+    def _prepare_directory(self, resume: bool, force: bool) -> None:
+        checkpoint = self.directory / CHECKPOINT
+        if not resume and not force and (checkpoint.exists() or (self.directory / MODEL).exists()):
+            raise InputError(f"{self.directory} holds a fit", "continue it with --resume, or replace it with --force")
+        if resume and not checkpoint.exists():
+            load_checkpoint(checkpoint)  # says what is missing
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if force and not resume:
+                checkpoint.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {self.directory}: {error.strerror}", "give another -o/--output") from error
+
+    def _build(self) -> None:
+        from gracecli.fit.compute import Compute
+        from gracecli.fit.optimizer import Optimizer
+
+        training = self.config.training
+        self.network, self.blueprint = build_network(self.config, self.data, self.graphs.average_neighbours)
+        self.capacities = self.graphs.capacities(training.batch_atoms)
+        plan = epoch_plan(self.graphs, self.capacities, training.seed, 0, training.batches_per_step)
+        self.counts = count_labels([[self.data.train[i] for members in step for i in members] for step in plan])
+        self.optimizer = Optimizer(
+            self.network.trainable_by_name, training.clip_norm, training.weight_decay, training.ema
+        )
+        self.compute = Compute(
+            self.network,
+            FitLoss(self.config.loss, self.counts),
+            training.radial,
+            self.optimizer.variables,
+            training.threads,
+        )
+        atoms, rows = fill_fraction(self.graphs, plan, self.capacities)
+        self.parameters = sum(int(np.prod(v.shape)) for v in self.optimizer.variables)
+        self._say.message(
+            f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test structures; "
+            f"{self.graphs.average_neighbours:.1f} neighbours per atom within {self.data.cutoff:g} Å"
+        )
+        shapes = " or ".join(f"{c.shape.atoms} atoms, {c.shape.rows} rows of bonds" for c in self.capacities.values())
+        self._say.message(
+            f"{self.parameters} weights; {len(plan)} steps per epoch; batches of {shapes} "
+            f"({100 * atoms:.0f} % and {100 * rows:.0f} % filled)"
+        )
+
+    @property
+    def identity(self) -> str:
+        """Hash of settings and data, which a checkpoint must match."""
+        return self.data.identity(self.config)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        arrays = self.optimizer.state() | prefixed("best", self._best)
+        self.state.seconds += time.monotonic() - self._clock
+        self._clock = time.monotonic()
+        save_checkpoint(self.directory / CHECKPOINT, Checkpoint(self.state, arrays, self.identity))
+        self._last_save = (time.monotonic(), self.state.step)
+
+    def _resume(self) -> None:
+        checkpoint = load_checkpoint(self.directory / CHECKPOINT, self.identity)
+        self.state = checkpoint.state
+        self.optimizer.restore(checkpoint.arrays)
+        self._best = without_prefix("best", checkpoint.arrays)
+        self._say.message(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+
+    _best: dict[str, np.ndarray] = {}  # noqa: RUF012 - replaced, never changed in place
+    _clock = 0.0
+    _last_save = (0.0, 0)
+
+    def _save_if_due(self) -> None:
+        training = self.config.training
+        seconds, step = self._last_save
+        by_time = time.monotonic() - seconds > 60.0 * training.checkpoint_minutes
+        by_step = training.checkpoint_steps and self.state.step - step >= training.checkpoint_steps
+        if by_time or by_step:
+            self.save()
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> FitResult:
+        """Train to the end, or to the time limit.
+
+        Raises
+        ------
+        TrainingInterrupted
+            SIGINT or SIGTERM; the checkpoint is saved.
+        PhysicsError
+            The gradient is not finite.
+        """
+        epochs = self.config.training.epochs
+        self._clock = time.monotonic()
+        self._last_save = (self._clock, self.state.step)
+        self._stop.install()
+        try:
+            begun = False
+            while self.state.epoch < epochs and not self._stop.due:
+                plan = self._plan(self.state.epoch)
+                if not begun:
+                    self._say.begin(self.state.step, self.state.step + len(plan) * (epochs - self.state.epoch))
+                    begun = True
+                if self._run_epoch(plan):
+                    self._end_epoch(plan)
+            self.save()
+            if self._stop.signal_number is not None:
+                raise TrainingInterrupted(
+                    f"interrupted at epoch {self.state.epoch + 1}; checkpoint saved in {self.directory}",
+                    "continue with --resume",
+                )
+            return self._finish()
+        finally:
+            self._stop.restore()
+            self._say.close()
+            self.compute.close()
+
+    def _plan(self, epoch: int) -> list[list[tuple[int, ...]]]:
+        training = self.config.training
+        return epoch_plan(self.graphs, self.capacities, training.seed, epoch, training.batches_per_step)
+
+    def _run_epoch(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> bool:
+        """Steps from the present position; False when the run has to stop before the end of the epoch."""
+        state, training = self.state, self.config.training
+        while state.position < len(plan):
+            if self._stop.due:
+                return False
+            batches = [self.graphs.pack(members, self.capacities) for members in plan[state.position]]
+            progress = progress_of(state.epoch, state.position, len(plan), training.epochs)
+            gradients, terms = self.compute.gradients(batches)
+            norm = self.optimizer.apply(gradients, self._learning_rate(progress), state.step + 1)
+            if not np.isfinite(norm):
+                raise PhysicsError(
+                    f"the gradient is not finite in step {state.step + 1} ({self._sources(plan[state.position])})",
+                    "lower training.learning_rate, or look for atoms on top of each other in these structures",
+                )
+            state.step += 1
+            state.position += 1
+            state.sums = [a + float(b) for a, b in zip(state.sums, (*terms, norm), strict=True)]
+            self._say.step(progress, state.epoch, float(terms.sum()))
+            self._save_if_due()
+            if self._after_step is not None:
+                self._after_step(state.step)
+        return True
+
+    def _learning_rate(self, progress: float) -> float:
+        training = self.config.training
+        return cosine_with_warmup(
+            progress, training.learning_rate, training.final_learning_rate, training.warmup
+        )
+
+    def _sources(self, step: Sequence[tuple[int, ...]]) -> str:
+        names = [self.data.train[i].source for members in step for i in members]
+        return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+    def _end_epoch(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> None:
+        state, training = self.state, self.config.training
+        steps = len(plan)
+        energy, forces, stress, norm = (value / steps for value in state.sums)
+        end = progress_of(state.epoch + 1, 0, steps, training.epochs)
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "learning_rate": self._learning_rate(end),
+            "loss": energy + forces + stress,
+            "loss_energy": energy,
+            "loss_forces": forces,
+            "loss_stress": stress,
+            "gradient_norm": norm,
+        }
+        last = state.epoch + 1 == training.epochs
+        if self.data.valid and (last or (state.epoch + 1) % training.validate_every == 0):
+            row |= self._validate(state.epoch)
+        row["seconds"] = state.seconds + time.monotonic() - self._clock
+        state.log.append(row)
+        state.epoch, state.position, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0, 0.0]
+        write_log(self.directory / LOG, state.log)
+        self._say.epoch(row, training.epochs, end)
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        predictions = self.predict(self.data.valid, self.optimizer.averaged())
+        loss = mean_loss(self.data.valid, predictions, self.config.loss)
+        if self.state.best_loss is None or loss < self.state.best_loss:
+            self.state.best_loss, self.state.best_epoch = loss, epoch
+            self._best = self.optimizer.averaged()
+            self._write_model(self._best, {"valid": {"overall": errors(self.data.valid, predictions).to_dict()}})
+        found = errors(self.data.valid, predictions).to_dict()
+        names = [f"{name}_{kind}" for name in ("energy", "forces", "stress") for kind in ("mae", "rmse")]
+        return {"valid_loss": loss, **{f"valid_{name}": found[name] for name in names}}
+
+    def predict(self, frames: Sequence[Frame], weights: dict[str, np.ndarray] | None = None) -> list[Prediction]:
+        """Energies, forces and stresses of frames with the given (default: present) weights."""
+        held = self.optimizer.weights()
+        if weights is not None:
+            self.optimizer.load(weights)
+        try:
+            return self._predict(self.data.graphs_of(frames))
+        finally:
+            self.optimizer.load(held)
+
+    def _predict(self, graphs: GraphSet) -> list[Prediction]:
+        found: dict[int, Prediction] = {}
+        batch_atoms = self.config.training.batch_atoms
+        capacities = graphs.capacities(batch_atoms, at_least=self.capacities)  # usually the shapes of training
+        for members in sequential_plan(graphs, capacities):
+            packed = graphs.pack(members, capacities)
+            energy, forces, stress = self.compute.predict(packed)
+            offset = packed.batch.atom_offset
+            for number, index in enumerate(members):
+                periodic = np.isfinite(graphs.graphs[index].volume)
+                found[index] = Prediction(
+                    float(energy[number]),
+                    forces[offset[number] : offset[number + 1]],
+                    stress[number] if periodic else np.full(6, np.nan),
+                )
+        return [found[i] for i in range(len(graphs))]
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _write_model(self, weights: dict[str, np.ndarray], metrics: dict[str, Any]) -> None:
+        from gracecli.model.modelfile import Model, save_model
+
+        values = self.network.weights() | weights
+        metadata = model_metadata(self.config, self.data, self.blueprint, self.state, metrics)
+        save_model(self.directory / MODEL, Model(self.blueprint, values, metadata))
+
+    def _finish(self) -> FitResult:
+        """Errors of the best model, its file, and the pictures."""
+        from gracecli.fit.table import write_report
+
+        best = self._best or self.optimizer.averaged()
+        metrics: dict[str, Any] = {}
+        shown: dict[str, tuple[Sequence[Frame], Sequence[Prediction]]] = {}
+        for name, frames in (("valid", self.data.valid), ("test", self.data.test)):
+            if frames:
+                predictions = self.predict(frames, best)
+                metrics[name] = full_report(frames, predictions)
+                shown["validation" if name == "valid" else name] = (frames, predictions)
+        self._write_model(best, metrics)
+        if self.state.log:
+            plot_curves(self.state.log, self.directory / "curves.png", self.state.best_epoch)
+        plot_parity(shown, self.directory / "parity.png")
+        completed = self.state.epoch >= self.config.training.epochs
+        result = FitResult(
+            completed=completed,
+            directory=self.directory,
+            model=self.directory / MODEL,
+            epochs=self.state.epoch,
+            steps=self.state.step,
+            best_epoch=self.state.best_epoch + 1,
+            seconds=self.state.seconds,
+            metrics=metrics,
+            reference=self.data.reference.energies,
+            parameters=self.parameters,
+        )
+        write_report(self.directory / REPORT, result, self.config)
+        self._say.message(f"{'done' if completed else 'time limit reached'} after {time_text(self.state.seconds)}")
+        return result

@@ -9,7 +9,7 @@ from gracecli.plugin.specs import CommandSpec, EngineSpec, OptimizerSpec
 
 _COMMANDS = {
     # name: (section, help)
-    "relax": ("Structures", "Relax structures (and cells) to the nearest energy minimum."),
+    "relax": ("Structures", "Relax structures to the nearest energy minimum."),
     "fit": ("Training", "Train a model on your data."),
     "models": ("Models", "List, inspect and add models."),
     "plugins": ("Plugins", "List, inspect and check plugins."),

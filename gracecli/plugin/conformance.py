@@ -118,7 +118,12 @@ def _check_import(spec: Spec) -> Check:
 
 
 def _check_engine_spec(spec: EngineSpec, model: str | None, seed: int) -> list[Check]:
+    from gracecli.engine.create import why_unavailable
+
     subject = f"engine {spec.name}"
+    reason = why_unavailable(spec)
+    if reason is not None:
+        return [Check(subject, "starts", SKIPPED, f"not usable here: {reason}")]
     path = None
     if spec.needs_model:
         from gracecli.registry.resolve import resolve_model

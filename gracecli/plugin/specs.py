@@ -117,12 +117,23 @@ class EngineSpec(Spec):
         Among engines that can run the model on this machine, ``--engine auto`` takes the highest.
     needs_model : bool
         False for engines that are a potential by themselves (Lennard-Jones); they are never chosen automatically.
+    available : str
+        Dotted path of a cheap function without arguments: True if the engine can be used on this machine, else the
+        reason as text. Empty: always.
     """
 
     kind: ClassVar[str] = "engine"
     factory: str
     priority: int = 0
     needs_model: bool = True
+    available: str = ""
+
+    def problems(self) -> list[str]:
+        """What is wrong with this spec, in words; empty when it is sound."""
+        found = super().problems()
+        if not found and self.available and not _DOTTED_PATH.fullmatch(self.available):
+            found.append(f"available {self.available!r} must look like 'package.module:object'")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,16 @@ PADDED_BOND = 1.0e3
 
 
 class BatchShape(NamedTuple):
-    """Padded sizes: atoms, bond rows, distinct elements."""
+    """Padded sizes: atoms, bond rows, distinct elements, and element slots per structure (0: not wanted).
+
+    Slots number the elements *within a structure*; batches of many chemistries (training) have many elements but few
+    slots.
+    """
 
     atoms: int
     rows: int
     elements: int
+    slots: int = 0
 
     def holds(self, other: BatchShape) -> bool:
         """Whether a batch of the other shape fits."""
@@ -63,6 +68,10 @@ class Batch:
     n_structures : int
     atom_offset : (n_structures + 1,) int
         First atom of every structure.
+    slot : (atoms,) int32, optional
+        Which element of its structure an atom is.
+    slot_species : (atoms, slots) int32, optional
+        ``species`` of every slot of the structure an atom belongs to, padded by repeating the first.
     """
 
     bond_vector: Array
@@ -74,11 +83,14 @@ class Batch:
     structure: IntArray
     n_structures: int
     atom_offset: IntArray
+    slot: IntArray | None = None
+    slot_species: IntArray | None = None
 
     @property
     def shape(self) -> BatchShape:
         """Padded shape."""
-        return BatchShape(len(self.species), len(self.row_centre), len(self.elements))
+        slots = 0 if self.slot_species is None else self.slot_species.shape[1]
+        return BatchShape(len(self.species), len(self.row_centre), len(self.elements), slots)
 
 
 def rows_needed(graph: Graph, width: int = ROW_WIDTH) -> int:
@@ -87,10 +99,14 @@ def rows_needed(graph: Graph, width: int = ROW_WIDTH) -> int:
     return int(((counts + width - 1) // width).sum())
 
 
-def required_shape(graphs: Sequence[Graph], width: int = ROW_WIDTH) -> BatchShape:
-    """Smallest shape that holds the structures."""
-    elements = np.unique(np.concatenate([g.numbers for g in graphs]))
-    return BatchShape(sum(len(g) for g in graphs), max(1, sum(rows_needed(g, width) for g in graphs)), len(elements))
+def required_shape(graphs: Sequence[Graph], width: int = ROW_WIDTH, slots: bool = False) -> BatchShape:
+    """Smallest shape that holds the structures, with element slots on request."""
+    return BatchShape(
+        sum(len(g) for g in graphs),
+        max(1, sum(rows_needed(g, width) for g in graphs)),
+        len(np.unique(np.concatenate([g.numbers for g in graphs]))),
+        max(len(np.unique(g.numbers)) for g in graphs) if slots else 0,
+    )
 
 
 def pack(
@@ -116,7 +132,7 @@ def pack(
     ValueError
         If the shape is too small.
     """
-    needed = required_shape(graphs, width)
+    needed = required_shape(graphs, width, slots=shape is not None and shape.slots > 0)
     shape = needed if shape is None else shape
     if not shape.holds(needed):
         raise ValueError(f"batch shape {tuple(shape)} cannot hold {tuple(needed)}")
@@ -147,6 +163,7 @@ def pack(
         return result
 
     structure = np.repeat(np.arange(len(graphs)), np.diff(offsets)).astype(np.int32)
+    slot, slot_species = _slots(graphs, species, shape) if shape.slots else (None, None)
     return Batch(
         bond_vector=bond_vector.reshape(shape.rows, width, 3),
         row_centre=row_centre,
@@ -157,7 +174,24 @@ def pack(
         structure=pad(structure, shape.atoms, len(graphs)),
         n_structures=len(graphs),
         atom_offset=offsets,
+        slot=slot,
+        slot_species=slot_species,
     )
+
+
+def _slots(graphs: Sequence[Graph], species: IntArray, shape: BatchShape) -> tuple[IntArray, IntArray]:
+    """Element slots of every structure (see :class:`Batch`)."""
+    slot = np.zeros(shape.atoms, dtype=np.int32)
+    slot_species = np.zeros((shape.atoms, shape.slots), dtype=np.int32)
+    start = 0
+    for graph in graphs:
+        own, inverse = np.unique(species[start : start + len(graph)], return_inverse=True)
+        slot[start : start + len(graph)] = inverse
+        slot_species[start : start + len(graph)] = own[0]
+        slot_species[start : start + len(graph), : len(own)] = own
+        start += len(graph)
+    slot_species[start:] = species[0]
+    return slot, slot_species
 
 
 class ShapeLadder:

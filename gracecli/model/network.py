@@ -1,0 +1,87 @@
+"""A blueprint with weights as a TensorFlow function: bonds in, atomic energies out.
+
+The energy is differentiable in the bond vectors (forces, virial) and in the weights (training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from gracecli.errors import ModelError
+from gracecli.model.blocks import density, norms, outputs, radial  # noqa: F401 - registers the blocks
+from gracecli.model.blocks.base import BLOCKS, BatchTensors, Block, Context, Variables, batch_tensors
+from gracecli.model.blueprint import Blueprint, OutputNode
+
+__all__ = ["BatchTensors", "Network", "batch_tensors"]
+
+
+class Network(tf.Module):
+    """All blocks of a blueprint.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    weights : mapping
+        ``node/path`` -> array, as read by the model readers.
+    dtype : str
+        ``float64`` or ``float32``: precision of the weights and of everything after the geometry (spec section 10).
+
+    Raises
+    ------
+    ModelError
+        If a node type has no block, a variable is missing or has another shape, or weights are left over.
+    """
+
+    def __init__(self, blueprint: Blueprint, weights: Mapping[str, np.ndarray], dtype: str = "float64") -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        self.dtype = tf.as_dtype(dtype)
+        variables = Variables(weights, self.dtype)
+        self.blocks: dict[str, Block] = {}
+        for node in blueprint:
+            if node.kind not in BLOCKS:
+                raise ModelError(f"model: no TensorFlow block for node type {node.kind!r} (node {node.name!r})")
+            self.blocks[node.name] = BLOCKS[node.kind](node, variables, self.blocks)
+        unused = sorted(set(weights) - set(variables.by_name))
+        if unused:
+            raise ModelError(f"model: the blueprint has no place for the variable {unused[0]!r} ({len(unused)} in all)")
+        self.variables_by_name = variables.by_name
+        self.trainable_by_name = {n: v for n, v in variables.by_name.items() if v.trainable}
+
+    def atomic_energies(self, inputs: BatchTensors, radial: str = "exact") -> tf.Tensor:
+        """Per-atom energies in eV, zero for padding.
+
+        Parameters
+        ----------
+        inputs : BatchTensors
+            Static shapes.
+        radial : str
+            ``exact``, ``spline`` or ``projected`` (see :mod:`gracecli.model.blocks.radial`).
+
+        Returns
+        -------
+        (atoms,) float64
+        """
+        if radial not in ("exact", "spline", "projected"):
+            raise ValueError(f"unknown radial mode {radial!r}")
+        context = Context(inputs, self.blocks, self.dtype, radial)
+        energy = tf.zeros(inputs.species.shape, self.dtype)
+        for node in self.blueprint:
+            if isinstance(node, OutputNode):
+                energy = self.blocks[node.name].update(context, energy)  # type: ignore[attr-defined]
+        return tf.cast(energy, tf.float64) * inputs.atom_mask
+
+    def energies_and_pair_gradients(self, inputs: BatchTensors, radial: str = "exact") -> tuple[tf.Tensor, tf.Tensor]:
+        """Per-atom energies (atoms,) in eV and dE/dr of every bond (rows, W, 3) in eV/Å."""
+        with tf.GradientTape() as tape:
+            tape.watch(inputs.bond_vector)
+            energies = self.atomic_energies(inputs, radial)
+        gradient = tape.gradient(energies, inputs.bond_vector, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return energies, gradient
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Current values of all variables."""
+        return {name: variable.numpy() for name, variable in self.variables_by_name.items()}

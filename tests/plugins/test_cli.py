@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase.build import bulk
+from ase.io import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,6 +145,21 @@ def test_check_passes_the_toy(site):
     asked = {(check["subject"], check["check"]) for check in document["checks"]}
     assert {("engine emt", "forces are -dE/dr"), ("engine lj", "stress is dE/dstrain / V")} <= asked
     assert ("plugin toy", "module is light") in asked
+
+
+def test_a_plugin_engine_relaxes_a_structure(site):
+    """Argon, stretched by 3 %, shrinks to the minimum of the pair potential within the cutoff."""
+    pytest.importorskip("gracecli.cli.relax")
+    site.install_toy()
+    bulk("Ar", "fcc", a=5.4, cubic=True).write(site.path / "Ar.vasp", format="vasp")
+    words = ["relax", "Ar.vasp", "--engine", "lj", "--engine-option", "sigma=3.4", "--cell", "full", "--json"]
+    done = site.grace(*words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["_units"]
+    relaxed = read(next(site.path.glob("*relaxed*")))
+    assert np.allclose(relaxed.cell.lengths(), 5.25, atol=0.05)  # 1.5451 sigma at no cutoff, a little more with one
+    done = site.grace("relax", "Ar.vasp", "--engine", "lj", "--engine-option", "depth=1", "--force")
+    assert (done.returncode, "epsilon, sigma, cutoff, onset" in done.stderr) == (2, True)
 
 
 def test_check_fails_a_heavy_module_and_a_missing_factory(site):

@@ -82,6 +82,8 @@ def test_energy_and_force_vanish_smoothly_at_the_cutoff():
 def test_bad_options_say_which_exist():
     with pytest.raises(UsageError, match="epsilon, sigma, cutoff, onset"):
         create_engine(None, None, depth=1.0)
+    with pytest.raises(UsageError, match="must be a number"):
+        create_engine(None, None, sigma="wide")
     with pytest.raises(UsageError, match="sigma > 0"):
         create_engine(None, None, sigma=-1.0)
     with pytest.raises(UsageError, match="fp64"):

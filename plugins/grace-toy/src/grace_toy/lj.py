@@ -35,6 +35,7 @@ from gracecli.errors import UsageError
 
 ARGON_EPSILON = 0.010341  # eV, 120 K
 ARGON_SIGMA = 3.40  # Å
+OPTIONS = ("epsilon", "sigma", "cutoff", "onset")
 
 
 class LennardJones:
@@ -107,11 +108,13 @@ def create_engine(model_path: Path | None = None, precision: str | None = None, 
     Raises
     ------
     UsageError
-        Unknown option, or an arithmetic other than fp64.
+        Unknown or unusable option, or an arithmetic other than fp64.
     """
     if precision not in (None, "fp64"):
         raise UsageError(f"lj computes in fp64, not {precision}", "leave --precision out")
-    try:
-        return LennardJones(**options)
-    except TypeError as error:
-        raise UsageError(f"bad option of lj: {error}", "its options are epsilon, sigma, cutoff, onset") from None
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise UsageError(f"lj has no option {name!r}", f"its options are {', '.join(OPTIONS)}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"option {name} of lj must be a number, not {value!r}")
+    return LennardJones(**options)

@@ -20,6 +20,8 @@ from gracecli.errors import PhysicsError
 #: A relaxation that changes the energy by more than this (eV/atom) has left the range of any potential: reaction and
 #: cohesive energies are below 10 eV/atom, a hole in a fitted potential is bottomless.
 ENERGY_WINDOW = 50.0
+#: Inputs with larger forces (eV/Å) have atoms far inside each other's cores; they may fall as deep as they like.
+SANE_FORCE = 50.0
 #: Largest credible force in eV/Å once past the first evaluation; inputs that start above it may only go down.
 FORCE_LIMIT = 1000.0
 #: Volume may change by this factor (halving or doubling every length) before the cell counts as exploded.
@@ -51,6 +53,8 @@ class GuardedCalculator(Calculator):
         Number of evaluations so far.
     last_good : Atoms or None
         Copy of the latest geometry that passed the checks, with its results attached.
+    failed : bool
+        Whether the latest evaluation raised an error.
     """
 
     def __init__(self, inner: Calculator, need_stress: bool) -> None:
@@ -59,6 +63,7 @@ class GuardedCalculator(Calculator):
         self.implemented_properties = list(inner.implemented_properties)
         self.evaluations = 0
         self.last_good: Atoms | None = None
+        self.failed = False
         self._wanted = ["energy", "forces", *(["stress"] if need_stress else [])]
         self._start: _Start | None = None
 
@@ -77,6 +82,7 @@ class GuardedCalculator(Calculator):
         """
         super().calculate(atoms, properties or self._wanted, system_changes)
         wanted = [*self._wanted, *(name for name in properties or () if name not in self._wanted)]
+        self.failed = True
         self.inner.calculate(self.atoms, wanted, system_changes)
         self.evaluations += 1
         results = {key: np.copy(value) if np.ndim(value) else value for key, value in self.inner.results.items()}
@@ -85,6 +91,7 @@ class GuardedCalculator(Calculator):
         good = self.atoms.copy()
         good.calc = SinglePointCalculator(good, **_standard(results))
         self.last_good = good
+        self.failed = False
 
     def _check(self, results: dict[str, Any]) -> None:
         checked = [name for name in self._wanted if name in results]
@@ -103,7 +110,8 @@ class GuardedCalculator(Calculator):
             return
         start = self._start
         reason = None
-        if abs(energy - start.energy) > ENERGY_WINDOW:
+        fell = start.energy - energy if start.force < SANE_FORCE else 0.0
+        if max(energy - start.energy, fell) > ENERGY_WINDOW:
             reason = f"the energy changed by {energy - start.energy:+.0f} eV/atom"
         elif force > max(FORCE_LIMIT, 2.0 * start.force):
             reason = f"a force reached {force:.3g} eV/Å"

@@ -25,7 +25,7 @@ from ase.units import GPa
 from gracecli.errors import InputError, PhysicsError
 from gracecli.plugin.manager import get_plugin_manager
 from gracecli.plugin.specs import OptimizerSpec
-from gracecli.run.cell import make_filter, residual_stress
+from gracecli.run.cell import CellFilter, residual_stress
 from gracecli.run.checks import advice, cell_warnings, input_warnings
 from gracecli.run.constraints import exact_constraints, hold_symmetry
 from gracecli.run.guard import GuardedCalculator
@@ -129,25 +129,30 @@ class _Run:
     def execute(self) -> tuple[Status, str]:
         """Run to the end; how it ended and why."""
         limit = self.settings.steps
+        optimizer = self._optimizer()
         try:
             self.atoms.get_potential_energy()
             self.initial = State.of(self._evaluated(), self.settings)
-            optimizer = self._optimizer()
             while True:
                 step = self._report()
                 if self._is_converged(step):
                     return "converged", ""
                 if self.steps >= limit:
                     return "not-converged", f"not converged in {limit} steps: {self._left(step)}"
-                optimizer.step()
+                try:
+                    optimizer.step()
+                except (RuntimeError, AssertionError, ArithmeticError, np.linalg.LinAlgError) as error:
+                    if self.guard.failed:
+                        raise
+                    return "not-converged", f"{self.settings.optimizer} gave up after {self.steps} steps: {error}"
                 optimizer.nsteps += 1
                 self.steps += 1
         except KeyboardInterrupt:
             if self.initial is None:
                 raise
             return "interrupted", f"interrupted after {self.steps} steps"
-        except PhysicsError as error:
-            if self.initial is None:
+        except (PhysicsError, InputError) as error:  # InputError: the engine refuses a geometry met on the way
+            if self.initial is None or not self.guard.failed:
                 raise
             return "exploded", error.message
 
@@ -193,9 +198,9 @@ class _Run:
                 raise InputError(
                     f"--optimizer {self.settings.optimizer} relaxes the cell", "use --cell full, or --optimizer bfgs"
                 )
-            target = make_filter(self.atoms, self.settings.cell, pressure, scale=1.0)  # it scales the cell itself
+            target = CellFilter(self.atoms, self.settings.cell, pressure, scale=1.0)  # it scales the cell itself
         else:
-            target = make_filter(self.atoms, self.settings.cell, pressure)
+            target = CellFilter(self.atoms, self.settings.cell, pressure)
         optimizer = factory(target, logfile=None)
         optimizer.fmax = self.settings.fmax
         return optimizer

@@ -1,0 +1,190 @@
+"""Structures from files: every format ASE reads, the formats of plugins, with errors that name file and cause."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from gracecli.errors import GraceError, InputError
+from gracecli.plugin.manager import get_plugin_manager
+from gracecli.run.checks import check_structure
+
+#: Formats whose files are collections of structures; all other multi-frame formats are histories of one structure, of
+#: which the last frame counts.
+COLLECTIONS = ("extxyz",)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure and where it comes from.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it: the argument, with ``#N`` where a file holds several.
+    path : Path
+    format : str
+        ASE's name of the format, or the name of the plugin's reader.
+    atoms : Atoms
+    frame, frames : int
+        Position in the file (from 0), and how many were read from it.
+    direct : bool
+        POSCAR: fractional coordinates ("Direct").
+    notes : tuple of str
+        Warnings of the reader.
+    """
+
+    name: str
+    path: Path
+    format: str
+    atoms: Atoms
+    frame: int = 0
+    frames: int = 1
+    direct: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_structures(argument: str) -> list[Structure | GraceError]:
+    """Structures of one command-line argument.
+
+    Parameters
+    ----------
+    argument : str
+        A path, or ``PATH@INDEX`` with ASE's index syntax (``traj.extxyz@-1``, ``XDATCAR@::10``).
+
+    Returns
+    -------
+    list
+        A :class:`Structure`, or the error, for every frame.
+
+    Raises
+    ------
+    InputError
+        The file as a whole cannot be read.
+    """
+    path, index = _split(argument)
+    if not path.exists():
+        raise InputError(f"{argument}: no such file")
+    if path.is_dir():
+        raise InputError(f"{argument}: is a folder", f"name a file in it, such as {path / 'POSCAR'}")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{argument}: the file is empty")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            format_name, frames, direct = _read(path, index)
+    except GraceError:
+        raise
+    except Exception as error:  # readers of dozens of formats raise whatever they like
+        raise InputError(f"{argument}: {_reason(error)}") from error
+    if not frames:
+        raise InputError(f"{argument}: no structure in the file")
+    notes = tuple(dict.fromkeys(f"{argument}: {_first_line(item.message)}" for item in caught))
+    found: list[Structure | GraceError] = []
+    for number, atoms in enumerate(frames):
+        name = argument if len(frames) == 1 else f"{argument}#{number + 1}"
+        structure = Structure(
+            name, path, format_name, atoms, number, len(frames), direct, notes if number == 0 else ()
+        )
+        try:
+            check_structure(atoms, name)
+            found.append(structure)
+        except InputError as error:
+            found.append(error)
+    return found
+
+
+def _split(argument: str) -> tuple[Path, Any]:
+    """Path and index (None: the default of the format)."""
+    from ase.io.formats import string2index
+
+    if Path(argument).exists() or "@" not in argument:
+        return Path(argument), None
+    name, _, text = argument.rpartition("@")
+    try:
+        return Path(name), string2index(text)
+    except ValueError as error:
+        raise InputError(f"{argument}: no such file") from error
+
+
+def _read(path: Path, index: Any) -> tuple[str, list[Atoms], bool]:
+    """Format name, structures, and whether a POSCAR was "Direct"."""
+    import ase.io
+    from ase.io.formats import filetype
+
+    for spec in get_plugin_manager().readers().values():
+        if path.suffix.lower() in spec.suffixes:
+            return spec.name, list(spec.load()(path)), False
+    format_name = str(filetype(str(path)))
+    if format_name == "vasp":
+        source, direct = _read_poscar(path)
+        return format_name, [ase.io.read(source, format="vasp")], direct
+    if index is None:
+        index = slice(None) if format_name in COLLECTIONS else -1
+    frames: Atoms | Iterable[Atoms] = ase.io.read(path, index=index, format=format_name)
+    return format_name, [frames] if isinstance(frames, Atoms) else list(frames), False
+
+
+def _read_poscar(path: Path) -> tuple[Path | io.StringIO, bool]:
+    """What ASE shall read, and whether coordinates are fractional.
+
+    VASP reads the selective-dynamics flags as Fortran logicals (``F``, ``f``, ``.FALSE.``); ASE takes everything but a
+    capital ``F`` for "free" and would release such atoms. Such flags are rewritten before ASE sees them.
+    """
+    if path.suffix.lower() in (".gz", ".bz2", ".xz"):
+        return path, False
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        counts = 5 if lines[5].split()[0].lstrip("+").isdigit() else 6
+        total = sum(int(word) for word in lines[counts].split("!")[0].split())
+        selective = lines[counts + 1].strip()[:1].lower() == "s"
+        start = counts + 3 if selective else counts + 2
+        direct = lines[start - 1].strip()[:1].lower() not in ("c", "k")
+        if not selective:
+            return path, direct
+        changed = False
+        for number in range(start, start + total):
+            words = lines[number].split()
+            flags = [_fortran_logical(word) for word in words[3:6]]
+            if len(flags) != 3:
+                raise InputError(f"{path}: line {number + 1} lacks selective-dynamics flags")
+            changed = changed or flags != words[3:6]
+            lines[number] = " ".join([*words[:3], *flags])
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{path}: not a complete POSCAR file") from error
+    return (io.StringIO("\n".join(lines) + "\n") if changed else path), direct
+
+
+def _fortran_logical(word: str) -> str:
+    """``T`` or ``F`` from a Fortran logical; ValueError for anything else."""
+    letter = word.lstrip(".")[:1].upper()
+    if letter not in ("T", "F"):
+        raise ValueError(word)
+    return letter
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    from ase.data import atomic_numbers
+    from ase.io.formats import UnknownFileTypeError
+
+    if isinstance(error, UnknownFileTypeError):
+        return "unknown file format"
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
+        word = error.args[0]
+        if word.isalpha() and len(word) <= 3 and word not in atomic_numbers:
+            return f"unknown element {word!r}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"cannot be read: {_first_line(error) or type(error).__name__}"
+
+
+def _first_line(error: object) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else ""

@@ -233,16 +233,18 @@ def reduced_table(
 ) -> tuple[FunctionTable, list[list[int]]]:
     """Table of a reduction and, per input, the group numbers collected, sorted by (p, l, label).
 
+    The table has one group for every allowed (l, p) up to the largest degree taken, also for those no input feeds.
+
     Parameters
     ----------
     inputs : iterable of (table, largest degree taken from it)
     allowed : set of (l, p)
     """
     collected: list[list[int]] = []
-    present: set[LP] = set()
+    largest = 0
     for table, lmax in inputs:
         chosen = [i for i, g in enumerate(table.groups) if g.l <= lmax and (g.l, g.p) in allowed]
         chosen.sort(key=lambda i, t=table: (t.groups[i].p, t.groups[i].l, t.groups[i].label))  # type: ignore[misc]
         collected.append(chosen)
-        present.update((table.groups[i].l, table.groups[i].p) for i in chosen)
-    return FunctionTable.sorted(Group(l, p, "", l) for l, p in present), collected
+        largest = max(largest, lmax)
+    return FunctionTable.sorted(Group(l, p, "", l) for l, p in allowed if l <= largest), collected

@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from gracecli.errors import ModelError
-from gracecli.model.blocks import density, norms, outputs, radial  # noqa: F401 - registers the blocks
+from gracecli.model.blocks import density as _density  # noqa: F401 - importing a module registers its blocks
+from gracecli.model.blocks import norms as _norms  # noqa: F401
+from gracecli.model.blocks import outputs as _outputs  # noqa: F401
 from gracecli.model.blocks.base import BLOCKS, BatchTensors, Block, Context, Variables, batch_tensors
 from gracecli.model.blueprint import Blueprint, OutputNode
 

@@ -12,7 +12,8 @@ A function R(d) on [0, rc] is tabulated as ``R(d) = sum_s b_s(u) T[k + s]`` with
 six cardinal quintic B-splines b_s, and coefficients T that are linear in samples of R: ``T = solve @ R(samples)``.
 The interpolant has four continuous derivatives; its error falls with h^6.
 
-Symbol -> variable: d -> ``distance``; rc -> ``cutoff``; p -> ``p``; h -> ``rc / intervals``; b_s -> ``bspline_weights``.
+Symbol -> variable: d -> ``distance``; rc -> ``cutoff``; p -> ``p``; h -> ``rc / intervals``;
+b_s -> ``bspline_weights``.
 
 All functions work on NumPy arrays and TensorFlow tensors alike: ``ops`` is the module that supplies sin, cos, exp,
 where and stack.

@@ -377,6 +377,8 @@ class ReduceBlock(Block):
             lead = tuple(w.shape[:-3])
             order = (0, 3, 2, 1) if lead else (2, 1, 0)
             matrices.append(tf.reshape(tf.transpose(w, order), (*lead, -1, node.n_out)))
+        if not count:
+            return tf.zeros((d, context.n_atoms, node.n_out), self.dtype), 0
         x = tf.reshape(tf.concat(columns, axis=-1), (d * context.n_atoms, -1))
         matrix = tf.concat(matrices, axis=-2)
 
@@ -393,7 +395,7 @@ class ReduceBlock(Block):
         for group in self.table.groups:
             value, count = self._part(context, (group.l, group.p))
             value = value + node.initial_value if node.initial_value else value
-            parts.append(value / np.sqrt(count) if node.output_norm else value)
+            parts.append(value / np.sqrt(count) if node.output_norm and count else value)
         return tf.concat(parts, axis=0)
 
 

@@ -13,6 +13,7 @@ Symbol -> variable: A, T -> ``density``; R -> ``radial``; Y -> ``harmonics``; z 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ class ChemicalDensityBlock(Block):
         self.lmax = min(node.lmax, self.table_of(node.harmonics).groups[-1].l)
         self.size = self._inputs[node.embedding].size
         sizes = [node.n_basis + 2 * self.size, *node.hidden, node.n_radial * (self.lmax + 1)]
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(pairwise(sizes))
         self.weights = [self.variable(f"mlp_layers/{i}/w", pair) for i, pair in enumerate(pairs)]
         self.biases = [self.variable(f"mlp_layers/{i}/b", (1, pair[1])) for i, pair in enumerate(pairs[:-1])]
         if variables.has(node.name, "rc"):

@@ -3,7 +3,8 @@
 Equations::
 
     MLP readout   E += x_0 + MLP(x_1..),   x <- act(x W / sqrt(fan_in))
-    FS readout    E += sum_k c_k F_(e_k)(rho_k),  F_e(x) = sign(x) ((q^(q/(1-q)) exp(-|x|) + |x|)^e - q^(1/(1-q)) exp(-|x|)), q = 1/e
+    FS readout    E += sum_k c_k F_(e_k)(rho_k),  q = 1/e,
+                  F_e(x) = sign(x) ((q^(q/(1-q)) exp(-|x|) + |x|)^e - q^(1/(1-q)) exp(-|x|))
     scale, shift  E <- scale E + shift_(mu) + shift
     ZBL           E_a = K/2 sum_b Z_i Z_j (V(d) + S(d)),  V = phi(d/s) / d,  s = 0.46850 / (Z_i^0.23 + Z_j^0.23)
 
@@ -13,6 +14,7 @@ Source: Ziegler, Biersack, Littmark (1985) for phi; S is the switching polynomia
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,9 +82,7 @@ class MLPReadoutBlock(OutputBlock):
         super().__init__(node, variables, blocks)
         n = self.channels_of(node.sources[0]) - int(node.linear_channel)
         sizes = [n, *node.hidden, 1]
-        self.layers = [
-            self.variable(f"mlp/layer{i}/w", pair) for i, pair in enumerate(zip(sizes, sizes[1:], strict=False))
-        ]
+        self.layers = [self.variable(f"mlp/layer{i}/w", pair) for i, pair in enumerate(pairwise(sizes))]
         self.scale = self.variable("scale", (1, n)) if node.normalize else None
         self.activation = activation(node.activation)
 
@@ -110,10 +110,7 @@ class BranchReadoutBlock(OutputBlock):
         sizes = [n, *node.hidden, 1]
         lead: tuple[int | None, ...] = (None,) if node.element_dependent else ()
         self.networks = [
-            [
-                self.variable(f"mlp_layers/{i}/{k}/w", (*lead, a, b))
-                for k, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
-            ]
+            [self.variable(f"mlp_layers/{i}/{k}/w", (*lead, a, b)) for k, (a, b) in enumerate(pairwise(sizes))]
             for i in range(1 if node.shared else count)
         ]
         self.activation = activation(node.activation)
@@ -261,7 +258,7 @@ class ZBLBlock(Block):
         zi, zj = tf.gather(charge, i), tf.gather(charge, j)
         cutoff = tf.cast(self.cutoff[0, 0], tf.float64) * tf.ones_like(context.distance)
         if self.by_pair:
-            n_all = int(round(self.cutoff.shape[0] ** 0.5))
+            n_all = round(self.cutoff.shape[0] ** 0.5)
             matrix = tf.cast(tf.reshape(self.cutoff, (n_all, n_all)), tf.float64)
             pairs = tf.gather(tf.gather(matrix, context.inputs.elements), context.inputs.elements, axis=1)
             cutoff = tf.gather(tf.reshape(pairs, [-1]), i * context.n_elements + j)

@@ -14,6 +14,7 @@ See :mod:`gracecli.model.radial` for the equations.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class PairRadialBasisBlock(Block):
     def __call__(self, context: Context) -> tf.Tensor:
         """Basis of the bonds, zero where d >= rc of the pair."""
         node: Any = self.node
-        n_all = int(round(self.cutoff_map.shape[0] ** 0.5))
+        n_all = round(self.cutoff_map.shape[0] ** 0.5)
         matrix = tf.cast(tf.reshape(self.cutoff_map, (n_all, n_all)), tf.float64)
         pairs = tf.gather(tf.gather(matrix, context.inputs.elements), context.inputs.elements, axis=1)
         i, j = context.centre_species()[:, None], context.neighbour_species()
@@ -177,9 +178,7 @@ class MLPRadialBlock(RadialBlock):
         extra = sum(self._inputs[e].size for e in embeddings) if node.generation == 1 else 0
         sizes = [self.basis.n_functions + extra, *node.hidden, n_out]
         pattern = "mlp/layer{}/w" if node.generation == 1 else "layers/{}/w"
-        self.layers = [
-            self.variable(pattern.format(i), (a, b)) for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
-        ]
+        self.layers = [self.variable(pattern.format(i), (a, b)) for i, (a, b) in enumerate(pairwise(sizes))]
         self.activations = [activation(a) for a in node.activations]
         if len(self.activations) != len(node.hidden):
             raise ModelError(f"model: node {node.name!r} needs one activation per hidden layer")

@@ -153,9 +153,11 @@ def _density(name: str, a: Arguments) -> bp.Node:
     average = a.get("avg_n_neigh", 1.0)
     if isinstance(average, dict):
         average = tuple(float(average[k]) for k in sorted(average))
+    else:
+        average = float(average)
     return bp.Density(
         name=name, radial=str(reference(a["radial"])), harmonics=str(reference(a["angular"])),
-        embedding=reference(a.get("indicator")), average_neighbours=average if isinstance(average, tuple) else float(average),
+        embedding=reference(a.get("indicator")), average_neighbours=average,
         embedding_per_l=bool(a.get("indicator_l_depend", False)), lmax=a.get("lmax"),
     )  # fmt: skip
 
@@ -236,7 +238,7 @@ def _general_product(name: str, a: Arguments) -> bp.Node:
     rank = a.get("rank")
     return bp.Product(
         name=name, normalize=bool(a.get("normalize", False)), mode=a.get("mode", "elementwise"), rank=rank,
-        n_out=a["n_out"] if a.get("n_out") is not None else rank, use_S=bool(a.get("use_S", True)), **_product_options(a),
+        n_out=rank if a.get("n_out") is None else a["n_out"], use_S=bool(a.get("use_S", True)), **_product_options(a),
     )  # fmt: skip
 
 

@@ -9,17 +9,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gracecli.engine.calculator import GraceCalculator as GraceCalculator
-    from gracecli.engine.create import load_model as load_model
+    from gracecli.model.modelfile import Model
 
     __version__: str
 
-_EXPORTS = {
-    "GraceCalculator": "gracecli.engine.calculator:GraceCalculator",
-    "load_model": "gracecli.engine.create:load_model",
-}
-
 __all__ = ["GraceCalculator", "__version__", "load_model"]
+
+
+def load_model(model: str | Path | None = None) -> Model:
+    """Read a model: blueprint, weights, metadata.
+
+    Parameters
+    ----------
+    model : str, Path or None
+        Registered name or path; None is the bundled default model.
+
+    Raises
+    ------
+    ModelError
+        No such model, or its file is corrupt or unsupported.
+    """
+    from gracecli.model import modelfile
+    from gracecli.registry.resolve import resolve_model
+
+    return modelfile.load_model(resolve_model(model))
 
 
 def __getattr__(name: str) -> Any:
@@ -27,11 +43,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("gracecli")
-    if name in _EXPORTS:
-        from importlib import import_module
+    if name == "GraceCalculator":
+        from gracecli.engine.calculator import GraceCalculator
 
-        module, _, attribute = _EXPORTS[name].partition(":")
-        return getattr(import_module(module), attribute)
+        return GraceCalculator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import click
 
 from gracecli.cli.options import verbosity_options
-from gracecli.cli.output import configure_logging, verbosity, warn
+from gracecli.cli.output import verbosity, warn
 from gracecli.errors import GraceError, MemoryLimitError, PluginError, UsageError
 from gracecli.names import suggestion
 from gracecli.plugin.manager import PluginManager, get_plugin_manager, reset_plugin_manager
@@ -109,6 +109,8 @@ class GraceGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong inside a plugin is blamed on its distribution."""
+        from gracecli.cli.logs import configure_logging
+
         configure_logging(verbosity())
         try:
             return super().invoke(ctx)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gracecli.cli.output import VERBOSITY, configure_logging
+from gracecli.cli.output import VERBOSITY
 from gracecli.errors import InputError, UsageError
 from gracecli.names import suggestion
 
@@ -185,5 +185,7 @@ def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) 
 
 
 def _set_verbosity(context: click.Context, level: int) -> None:
+    from gracecli.cli.logs import configure_logging
+
     context.meta[VERBOSITY] = level
     configure_logging(level)

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    import logging
-
     from tqdm import tqdm
 
 VERBOSITY = "gracecli.verbosity"  # key in click's context meta: -1 quiet, 0 normal, 1 -v, 2 -vv
@@ -170,37 +168,3 @@ def progress(
     return tqdm(
         iterable, total=total, desc=description or None, unit=unit, file=sys.stderr, disable=silent, dynamic_ncols=True
     )
-
-
-def configure_logging(level: int) -> None:
-    """Send the ``gracecli`` loggers to stderr: warnings; more under ``-v``; errors alone under ``-q``."""
-    import logging
-
-    logger = logging.getLogger("gracecli")
-    if not any(isinstance(handler, _handler_class()) for handler in logger.handlers):
-        handler = _handler_class()()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
-    logger.setLevel(levels.get(max(level, -1), logging.DEBUG))
-
-
-def _handler_class() -> type[logging.Handler]:
-    """The handler, defined on use: importing logging costs a sixth of ``grace --help``."""
-    import logging
-
-    global _Handler
-    if _Handler is None:
-
-        class EchoHandler(logging.Handler):
-            """Writes to whatever ``sys.stderr`` is at the time, after the names of the serious levels."""
-
-            def emit(self, record: logging.LogRecord) -> None:
-                name = {logging.WARNING: "grace: warning: ", logging.ERROR: "grace: error: "}.get(record.levelno, "")
-                click.echo(name + self.format(record), err=True)
-
-        _Handler = EchoHandler
-    return _Handler
-
-
-_Handler: type[logging.Handler] | None = None

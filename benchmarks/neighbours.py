@@ -1,7 +1,7 @@
 """Neighbour lists: how fast they are, and which skin is best.
 
 Run ``python benchmarks/neighbours.py`` (about a minute; set OMP_NUM_THREADS=1 to compare with the numbers in
-gracecli/engine/neighbours.py and calculator.py). matscipy takes part when it is installed.
+gracecli/engine/bonds.py and calculator.py). matscipy takes part when it is installed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gracecli.engine.base import Graph
-from gracecli.engine.neighbours import build_graph, cell_volume, check_coordinates
+from gracecli.engine.bonds import cell_volume, check_coordinates
+from gracecli.engine.neighbours import build_graph
 from gracecli.errors import InputError
 
 if TYPE_CHECKING:

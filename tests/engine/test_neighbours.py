@@ -171,7 +171,7 @@ def test_volume_of_a_left_handed_cell_is_positive():
     assert build_graph(Atoms("Si", cell=cell), CUTOFF).volume == pytest.approx(27.0)
 
 
-@pytest.mark.parametrize("shape", [(4000.0, 4000.0, 4.0), (4.0, 4e4, 4e4), (1e5, 1e5, 1e5), (1e6, 4.0, 4.0)])
+@pytest.mark.parametrize("shape", [(4000.0, 4000.0, 4.0), (4.0, 2e4, 2e4), (1e5, 1e5, 1e5), (1e6, 4.0, 4.0)])
 @pytest.mark.parametrize("pbc", [False, True])
 def test_vast_and_nearly_empty_boxes(shape, pbc):
     """Shapes with which vesin alone ends the process (SIGFPE)."""

@@ -186,7 +186,7 @@ class NeighbourList:
 
     def _still_holds(self, reference: _Reference, atoms: Atoms, positions: Array, cell: Array) -> bool:
         """Whether criterion (*) of the module docstring guarantees that the stored list misses no bond."""
-        if self.skin == 0.0 or not np.array_equal(reference.numbers, atoms.numbers):
+        if self.skin == 0.0 or len(positions) == 0 or not np.array_equal(reference.numbers, atoms.numbers):
             return False
         if not np.array_equal(reference.pbc, atoms.pbc):
             return False

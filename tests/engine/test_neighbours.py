@@ -165,6 +165,13 @@ def test_order_of_bonds_is_fixed_by_the_structure_alone():
     assert_same(graph, build_graph(atoms, CUTOFF))
 
 
+def test_no_atoms_no_bonds():
+    neighbours = NeighbourList(CUTOFF, 0.5)
+    for pbc in (True, True, False):
+        graph = neighbours.graph(Atoms(cell=[5, 5, 5], pbc=pbc))
+        assert len(graph) == len(graph.centre) == 0
+
+
 def test_volume_of_a_left_handed_cell_is_positive():
     cell = np.array([[0, 3.0, 0], [3.0, 0, 0], [0, 0, 3.0]])
     assert build_graph(Atoms("Si", cell=cell, pbc=True), CUTOFF).volume == pytest.approx(27.0)

@@ -96,9 +96,11 @@ def periodic_frame(cell: Array, pbc: NDArray[np.bool_]) -> Array:
     frame = np.array(cell, dtype=np.float64)
     axes = np.flatnonzero(pbc)
     lengths = np.linalg.norm(frame[axes], axis=1)
+    if not np.isfinite(frame).all():
+        raise InputError(f"the cell is not finite: {frame.tolist()} Å", "check the input file")
     if len(axes) == 0:
         return np.eye(3)
-    if not np.isfinite(frame[axes]).all() or not (lengths > 1e-6).all():
+    if not (lengths > 1e-6).all():
         raise _bad_cell(cell, axes)
     if len(axes) == 1:
         (a,) = axes
@@ -120,7 +122,7 @@ def periodic_frame(cell: Array, pbc: NDArray[np.bool_]) -> Array:
 def _bad_cell(cell: Array, axes: NDArray[np.intp]) -> InputError:
     names = " ".join("abc"[k] for k in axes)
     return InputError(
-        f"the structure is periodic along {names}, but these cell vectors are zero, linearly dependent or not finite: "
+        f"the structure is periodic along {names}, but these cell vectors are zero or linearly dependent: "
         f"{np.asarray(cell).tolist()} Å",
         "give a full cell, or switch periodicity off along directions without one",
     )

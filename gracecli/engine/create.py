@@ -97,13 +97,12 @@ def why_unavailable(spec: EngineSpec) -> str | None:
     A spec may name a check in ``available``: a dotted path to a function without arguments that returns True, or the
     reason as a string.
     """
-    path = getattr(spec, "available", None)
-    if not path:
+    if not spec.available:
         return None
     from gracecli.plugin.specs import describe, import_object
 
     try:
-        answer = import_object(path)()
+        answer = import_object(spec.available)()
     except Exception as error:  # whatever a plugin's check raises, the engine is not usable; the reason is shown
         return describe(error)
     if answer is True:

@@ -308,11 +308,10 @@ def fails():
     raise OSError("driver is gone")
 
 
-def spec(name, available=None, factory="make_lennard_jones", **facts):
-    made = EngineSpec(name=name, help="For tests.", factory=f"test_engines_by_name:{factory}", **facts)
-    if available is not None:
-        object.__setattr__(made, "available", f"test_engines_by_name:{available}")
-    return made
+def spec(name, available="", factory="make_lennard_jones", **facts):
+    module = "test_engines_by_name"
+    check = f"{module}:{available}" if available else ""
+    return EngineSpec(name=name, help="For tests.", factory=f"{module}:{factory}", available=check, **facts)
 
 
 @pytest.fixture

@@ -340,6 +340,14 @@ def test_periodic_along_a_missing_cell_vector():
         build_graph(Atoms("Si", cell=[[3, 0, 0], [6, 0, 0], [0, 0, 3]], pbc=[1, 1, 0]), CUTOFF)
 
 
+@pytest.mark.parametrize("pbc", [True, False])
+def test_cell_that_is_not_finite(pbc):
+    atoms = Atoms("Si2", positions=[[0, 0, 0], [0, 0, 2]], cell=[[np.nan, 0, 0], [0, 9, 0], [0, 0, 9]], pbc=pbc)
+    for use in (lambda: build_graph(atoms, CUTOFF), lambda: check_structure(atoms)):
+        with pytest.raises(InputError, match="cell is not finite"):
+            use()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])
 def test_positions_out_of_this_world_name_the_atom(bad):
     atoms = Atoms("SiGe", positions=[[0, 0, 0], [0, bad, 0]])

@@ -1,4 +1,4 @@
-"""Messages of the libraries below the command line, on stderr. Imported when a command runs: logging is slow to import."""
+"""What the libraries below log, on stderr. Imported when a command runs, because logging is slow to import."""
 
 from __future__ import annotations
 

@@ -96,7 +96,8 @@ def check(name: str, model: str | None, seed: int, as_json: bool) -> None:
     against finite differences of the energy, several structures at once as one at a time, and energies that do not
     change under rotation, translation and exchange of atoms.
     """
-    from gracecli.plugin.conformance import FAILED, check_plugin
+    from gracecli.plugin.conformance import check_plugin
+    from gracecli.plugin.engine_checks import FAILED
 
     plugin = _find(name)
     checks = check_plugin(plugin, model=model, seed=seed)

@@ -1,19 +1,31 @@
 """Installs made-up and real plugins into a folder, as an installer would, without an installer."""
 
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+from gracecli.cli.main import main
 from gracecli.plugin.manager import GROUP, PluginManager, reset_plugin_manager
 
 ROOT = Path(__file__).parents[2]
 TOY_SOURCE = ROOT / "plugins" / "grace-toy" / "src"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass
@@ -21,7 +33,6 @@ class Site:
     """A folder in the style of site-packages."""
 
     path: Path
-    extra_paths: list[Path] = field(default_factory=list)
 
     def install(
         self, distribution: str, source: str, *, name: str | None = None, module: str | None = None, version="1.2.3"
@@ -33,7 +44,6 @@ class Site:
 
     def install_toy(self) -> None:
         """Make the sample package of the repository visible."""
-        self.extra_paths.append(TOY_SOURCE)
         self.write_metadata("grace-toy", "toy", "grace_toy.plugin", "0.1.0")
 
     def write_metadata(self, distribution: str, name: str, module: str, version: str) -> None:
@@ -41,6 +51,7 @@ class Site:
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
         (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {module}\n")
+        importlib.invalidate_caches()
 
     def entry_points(self) -> list[EntryPoint]:
         found = distributions(path=[str(self.path)])
@@ -49,9 +60,15 @@ class Site:
     def manager(self, selection=None) -> PluginManager:
         return PluginManager(self.entry_points(), selection)
 
-    def grace(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the real command in a process of its own, with this folder on the path."""
-        paths = [str(self.path), *map(str, self.extra_paths), str(ROOT)]
+    def grace(self, *arguments: str, **environment: str) -> Ended:
+        """Run the command line in this process, which has this folder on its path."""
+        reset_plugin_manager()
+        result = CliRunner().invoke(main, list(arguments), env={"GRACE_PLUGINS": None, **environment})
+        return Ended(result.exit_code, result.stdout, result.stderr)
+
+    def grace_process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run it in a process of its own."""
+        paths = [str(self.path), str(TOY_SOURCE), str(ROOT)]
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run(
             [sys.executable, "-m", "gracecli.cli.main", *arguments],

@@ -34,7 +34,7 @@ def sparkle(body: str, module: str = "grace_sparkle") -> str:
 
 def test_a_plugin_command_appears_and_runs(site):
     site.install_toy()
-    done = site.grace("--help")
+    done = site.grace_process("--help")
     assert done.returncode == 0
     assert "Show the toy potentials. [grace-toy 0.1.0]" in " ".join(done.stdout.split())
     assert done.stderr == ""
@@ -94,7 +94,7 @@ def test_a_broken_plugin_warns_once_and_harms_nobody(site):
 
 def test_calling_a_broken_plugin_exits_20_and_names_it(site):
     site.install("grace-broken", "raise RuntimeError('no luck')", name="sparkle")
-    done = site.grace("sparkle")
+    done = site.grace_process("sparkle")
     assert done.returncode == 20
     assert "grace-broken 1.2.3" in done.stderr
     assert "Traceback" not in done.stderr
@@ -153,12 +153,12 @@ def test_a_plugin_engine_relaxes_a_structure(site):
     site.install_toy()
     bulk("Ar", "fcc", a=5.4, cubic=True).write(site.path / "Ar.vasp", format="vasp")
     words = ["relax", "Ar.vasp", "--engine", "lj", "--engine-option", "sigma=3.4", "--cell", "full", "--json"]
-    done = site.grace(*words)
+    done = site.grace_process(*words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["_units"]
     relaxed = read(next(site.path.glob("*relaxed*")))
     assert np.allclose(relaxed.cell.lengths(), 5.25, atol=0.05)  # 1.5451 sigma at no cutoff, a little more with one
-    done = site.grace("relax", "Ar.vasp", "--engine", "lj", "--engine-option", "depth=1", "--force")
+    done = site.grace_process("relax", "Ar.vasp", "--engine", "lj", "--engine-option", "depth=1", "--force")
     assert (done.returncode, "epsilon, sigma, cutoff, onset" in done.stderr) == (2, True)
 
 

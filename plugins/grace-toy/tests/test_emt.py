@@ -9,7 +9,7 @@ from ase.calculators.emt import EMT
 from grace_toy.emt import create_engine
 from gracecli.engine.neighbours import build_graph
 from gracecli.errors import InputError
-from gracecli.plugin.conformance import FAILED, check_engine
+from gracecli.plugin.engine_checks import FAILED, check_engine
 
 
 def alloy() -> Atoms:

@@ -8,7 +8,7 @@ from ase.build import bulk
 from grace_toy.lj import LennardJones, create_engine
 from gracecli.engine.neighbours import build_graph
 from gracecli.errors import UsageError
-from gracecli.plugin.conformance import FAILED, check_engine
+from gracecli.plugin.engine_checks import FAILED, check_engine
 
 # Lattice sums of fcc over all neighbours, distances in nearest-neighbour units: A_12 and A_6
 # (Hirschfelder, Curtiss and Bird, Molecular Theory of Gases and Liquids, table 13.9-1)

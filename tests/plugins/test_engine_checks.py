@@ -7,7 +7,7 @@ import pytest
 
 from grace_toy.emt import create_engine as create_emt
 from grace_toy.lj import LennardJones
-from gracecli.plugin.conformance import FAILED, check_engine
+from gracecli.plugin.engine_checks import FAILED, check_engine
 
 
 class Mutant(LennardJones):

@@ -57,6 +57,9 @@ class Variables:
             If it is missing or has another shape.
         """
         name = f"{node}/{path}"
+        request = getattr(self._weights, "request", None)
+        if request is not None:
+            request(name, shape)
         if name not in self._weights:
             raise ModelError(
                 f"model: variable {name!r} is missing", "the checkpoint and model.yaml do not belong together"

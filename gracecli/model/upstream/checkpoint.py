@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from gracecli.errors import ModelError
-from gracecli.model.blueprint import ZBL, Blueprint, PairRadialBasis
+from gracecli.model.blueprint import Blueprint
 from gracecli.model.upstream.translate import translate
 
 SKIPPED_VARIABLES = {"element_map_symbols", "element_map_index"}
@@ -140,20 +140,3 @@ def read_directory(
     weights = read_checkpoint(directory / prefix, [str(n) for n in order if n != "__metadata__"])
     weights = {k: v for k, v in weights.items() if k.split("/", 1)[0] in blueprint.by_name}
     return blueprint, weights, {**metadata, "precision": str(metadata.get("param_dtype", "float64"))}
-
-
-def pair_cutoff_matrix(blueprint: Blueprint, weights: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Elementwise maximum of the pair-cutoff matrices, or None when one cutoff holds for all pairs."""
-    if not blueprint.of_type(PairRadialBasis):
-        return None
-    plain = [n.cutoff for n in blueprint.nodes if hasattr(n, "cutoff") and not isinstance(n, PairRadialBasis)]
-    n = len(blueprint.elements)
-    matrices = [np.full((n, n), max(plain))] if plain else []
-    for node in blueprint.of_type(PairRadialBasis, ZBL):
-        for key in ("bond_cutoff_map", "bond_zbl_cutoff_map"):
-            if f"{node.name}/{key}" in weights:
-                matrix = np.asarray(weights[f"{node.name}/{key}"], dtype=float).reshape(n, n)
-                matrices.append(np.maximum(matrix, matrix.T))
-        if f"{node.name}/cutoff" in weights:
-            matrices.append(np.full((n, n), float(np.asarray(weights[f"{node.name}/cutoff"]).ravel()[0])))
-    return np.maximum.reduce(matrices)

@@ -205,7 +205,7 @@ def _report(error: Exception) -> int:
 
 
 def _report_click(error: click.ClickException) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: `grace` alone; its message is the help page
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # `grace` alone: its message is the help page
         error.show()
         return error.exit_code
     context = getattr(error, "ctx", None)

@@ -17,6 +17,7 @@ from gracecli.plugin.specs import Spec
 
 
 @click.group(invoke_without_command=True)
+@verbosity_options
 @click.pass_context
 def command(context: click.Context) -> None:
     """List, inspect and check plugins.

@@ -59,24 +59,27 @@ def test_help_imports_nothing_heavy():
     assert HEAVY.isdisjoint(done.stderr.split())
 
 
+def processor_seconds(*arguments):
+    """Processor time of one run of Python; the clock on the wall would depend on what else the machine does."""
+    before = os.times()
+    subprocess.run(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, env={**os.environ, "GRACE_PLUGINS": ""}, check=True
+    )
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def test_help_is_quick():
-    """Below 0.3 s of processor time; the best of a few runs, because other work on the machine must not fail this."""
-    environment = {**os.environ, "GRACE_PLUGINS": ""}
-
-    def seconds() -> float:
-        before = os.times()
-        subprocess.run(
-            [sys.executable, "-m", "gracecli.cli.main", "--help"], stdout=subprocess.DEVNULL, env=environment
-        )
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    assert min(seconds() for _ in range(4)) < 0.3
+    """Well below 0.3 s on an idle machine; here, in units of the libraries it cannot do without (about 0.12 s)."""
+    help_page = ["-m", "gracecli.cli.main", "--help"]
+    libraries = ["-c", "import click, pluggy, importlib.metadata"]
+    runs = [(processor_seconds(*help_page), processor_seconds(*libraries)) for _ in range(4)]
+    assert min(ours for ours, _ in runs) < 2.2 * min(theirs for _, theirs in runs) + 0.03
 
 
-def test_without_arguments_shows_help_and_exits_2_or_0(grace):
+def test_without_arguments_shows_help(grace):
     result = grace()
-    assert result.exit_code in (0, 2)  # click < 8.2 and later
+    assert result.exit_code == 2
     assert "Structures:" in result.output
 
 

@@ -68,10 +68,14 @@ class Site:
 
     def grace_process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run it in a process of its own."""
+        return self.python("-m", "gracecli.cli.main", *arguments, **environment)
+
+    def python(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run an interpreter that sees this folder, the sample package and the repository."""
         paths = [str(self.path), str(TOY_SOURCE), str(ROOT)]
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run(
-            [sys.executable, "-m", "gracecli.cli.main", *arguments],
+            [sys.executable, *arguments],
             capture_output=True,
             text=True,
             env=variables,

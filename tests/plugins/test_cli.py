@@ -44,6 +44,18 @@ def test_a_plugin_command_appears_and_runs(site):
     assert document["_units"] == {"cutoff": "Å"}
 
 
+def test_help_stays_light_with_plugins(site):
+    site.install_toy()
+    program = (
+        "import sys\nfrom gracecli.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert not end.code\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = site.python("-c", program).stderr.split()
+    assert "grace_toy.plugin" in loaded
+    assert {"numpy", "ase", "tensorflow", "scipy", "pymatgen", "grace_toy.lj"}.isdisjoint(loaded)
+
+
 def test_no_plugins_and_an_empty_selection(site):
     site.install_toy()
     for arguments, environment in (

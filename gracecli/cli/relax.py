@@ -42,11 +42,19 @@ REWRITE_SECONDS = 30.0  # a file of many structures is brought up to date this o
 @model_options
 @click.option("--fmax", type=float, default=0.02, show_default=True, help="Largest residual force in eV/Å.")
 @click.option(
-    "--smax", type=float, default=0.02, show_default=True, help="Largest residual stress in GPa, where the cell relaxes."
+    "--smax",
+    type=float,
+    default=0.02,
+    show_default=True,
+    help="Largest residual stress in GPa, where the cell relaxes.",
 )
 @click.option("--steps", type=click.IntRange(min=0), default=500, show_default=True, help="Most optimizer steps.")
 @click.option(
-    "--optimizer", default="lbfgs", show_default=True, metavar="NAME", help="lbfgs, bfgs, fire, fire2, cell-aware-bfgs ..."
+    "--optimizer",
+    default="lbfgs",
+    show_default=True,
+    metavar="NAME",
+    help="lbfgs, fire, fire2, bfgs, cell-aware-bfgs, ... (`grace plugins info gracecli` lists all).",
 )
 @click.option(
     "--cell",
@@ -83,7 +91,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Relax STRUCTUREs to the nearest energy minimum.
+    r"""Relax STRUCTUREs to the nearest energy minimum.
 
     A STRUCTURE is a POSCAR, CIF, extxyz (every frame) or any other file that ASE reads; FILE@INDEX picks frames.
     Relaxed structures go to NAME.relaxed.EXT in the current folder, in the format of the input; -o names a file, or a
@@ -120,9 +128,7 @@ def _check_optimizer(name: str) -> None:
         raise UsageError(f"no optimizer is called {name!r}", suggestion(name, manager.optimizers()))
 
 
-def _calculator(
-    model: str | None, engine: str, precision: str | None, options: dict[str, Any]
-) -> GraceCalculator:
+def _calculator(model: str | None, engine: str, precision: str | None, options: dict[str, Any]) -> GraceCalculator:
     from gracecli.engine.calculator import GraceCalculator
 
     calculator = GraceCalculator(model=model, engine=engine, precision=precision, **options)
@@ -176,7 +182,10 @@ class _Entry:
             return {**source, "status": "failed", "error": {**details, "exit_code": error.exit_code}}
         document = self.result.to_dict()
         del document["_units"]
-        files = {"output": self.target and str(self.target.path), "trajectory": self.trajectory and str(self.trajectory)}
+        files = {
+            "output": self.target and str(self.target.path),
+            "trajectory": self.trajectory and str(self.trajectory),
+        }
         return {**source, **document, **files}
 
 
@@ -214,7 +223,7 @@ class _Job:
 
     def plan(self, output: Path | None, trajectory: Path | None, force: bool) -> None:
         """Decide all file names, and find out now what cannot be written."""
-        from gracecli.run.outputs import Source, check_writable, plan_outputs
+        from gracecli.run.outputs import Source, check_writable, extxyz_name, plan_outputs
 
         groups: dict[int, list[_Entry]] = {}
         for entry in self.runnable:
@@ -243,10 +252,12 @@ class _Job:
             for number, entry in enumerate(entries):
                 assert entry.target is not None
                 frame = f"-{entry.structure.frame + 1}" if entry.structure and entry.structure.frames > 1 else ""
-                stem = entry.target.path.name.replace(".relaxed", "") if output is None else f"{number + 1}-" + (
+                stem = (
                     entry.target.path.name.replace(".relaxed", "")
+                    if output is None
+                    else f"{number + 1}-" + (entry.target.path.name.replace(".relaxed", ""))
                 )
-                entry.trajectory = trajectory / f"{stem}{frame}.trajectory.extxyz"
+                entry.trajectory = trajectory / extxyz_name(f"{stem}{frame}.trajectory")
         else:
             entries[0].trajectory = trajectory
         for entry in entries:
@@ -349,8 +360,10 @@ class _Job:
         if len(failed) == len(self.entries) and len(codes) == 1:
             kind = type(errors[0])
             raise kind(f"{text}; the first: {errors[0].message}", errors[0].hint)
-        raise PartialFailureError(f"{text}: {', '.join(entry.name for entry in failed[:5])}"
-                                  + (" ..." if len(failed) > 5 else ""), "the table says why")
+        raise PartialFailureError(
+            f"{text}: {', '.join(entry.name for entry in failed[:5])}" + (" ..." if len(failed) > 5 else ""),
+            "the table says why",
+        )
 
 
 def _make_folder(folder: Path) -> None:

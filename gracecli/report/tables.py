@@ -41,7 +41,9 @@ def relax_card(result: Document) -> str:
             for i, name in enumerate(("xx", "yy", "zz", "yz", "xz", "xy"))
         ]
     if after["volume"] is not None:
-        rows.append(("volume", "Å³", *_both(before, after, "volume", ".4f"), _percent(before["volume"], after["volume"])))
+        rows.append(
+            ("volume", "Å³", *_both(before, after, "volume", ".4f"), _percent(before["volume"], after["volume"]))
+        )
         rows += [(name, "Å", *_item(before, after, "lengths", i, ".5f"), "") for i, name in enumerate("abc")]
         rows += [(name, "°", *_item(before, after, "angles", i, ".4f"), "") for i, name in enumerate("αβγ")]
     groups = [_group(state["space_group"]) for state in (before, after)]
@@ -59,7 +61,7 @@ def relax_card(result: Document) -> str:
 
 def relax_summary(results: Sequence[Document]) -> str:
     """Several relaxations, a row each; reasons and warnings below."""
-    columns = [
+    columns: list[Column | str] = [
         "structure",
         "status",
         Column("steps"),

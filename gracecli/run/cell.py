@@ -111,6 +111,7 @@ class CellFilter(Filter):
         self.pressure = pressure
         self.exp_cell_factor = cell_scale(atoms) if scale is None else scale  # ASE's name: CellAwareBFGS asks for it
         self.mask = np.eye(3) if mode == "lengths" else np.ones((3, 3))
+        self.limit_steps = True  # off for optimizers that do not look where their step ended
         self.start_cell: Array = atoms.cell.array.copy()
         self.strain: Array = np.zeros((3, 3))
 
@@ -134,12 +135,14 @@ class CellFilter(Filter):
         old = self.get_positions()
         step = np.asarray(positions) - old
         count = len(self.atoms)
-        excess = np.linalg.norm(step[:count], axis=1).max(initial=0.0) / MAX_DISPLACEMENT
+        change = self._allowed(step[count:] / self.exp_cell_factor) if self.mode != "none" else np.zeros((3, 3))
+        excess = 1.0
+        if self.limit_steps:
+            displacement = float(np.linalg.norm(step[:count], axis=1).max(initial=0.0))
+            excess = max(1.0, displacement / MAX_DISPLACEMENT, float(np.linalg.norm(change)) / MAX_STRAIN)
         if self.mode == "none":
-            self.atoms.set_positions(old + step / max(excess, 1.0), **options)
+            self.atoms.set_positions(old + step / excess, **options)
             return
-        change = self._allowed(step[count:] / self.exp_cell_factor)
-        excess = max(excess, float(np.linalg.norm(change)) / MAX_STRAIN, 1.0)
         self.strain = self.strain + change / excess
         self.atoms.set_cell(self._strained_cell(), scale_atoms=True)
         self.atoms.set_positions((old[:count] + step[:count] / excess) @ self._deformation(), **options)

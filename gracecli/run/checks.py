@@ -76,7 +76,8 @@ def _check_overlap(atoms: Atoms, name: str) -> None:
         first, second, distance = found
         one, two = chemical_symbols[atoms.numbers[first]], chemical_symbols[atoms.numbers[second]]
         raise InputError(
-            f"{name}: atoms {first + 1} ({one}) and {second + 1} ({two}) are on top of each other, {distance:.3f} Å apart"
+            f"{name}: atoms {first + 1} ({one}) and {second + 1} ({two}) are on top of each other, "
+            f"{distance:.3f} Å apart"
         )
 
 

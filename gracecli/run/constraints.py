@@ -51,9 +51,7 @@ class FixLatticeDirections(FixScaled):
 
 def exact_constraints(constraints: list[Any]) -> list[Any]:
     """The same constraints with every ``FixScaled`` replaced by :class:`FixLatticeDirections`."""
-    return [
-        FixLatticeDirections(item.index, item.mask) if type(item) is FixScaled else item for item in constraints
-    ]
+    return [FixLatticeDirections(item.index, item.mask) if type(item) is FixScaled else item for item in constraints]
 
 
 def fixed_atoms(atoms: Atoms) -> NDArray[np.bool_]:

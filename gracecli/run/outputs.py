@@ -14,6 +14,7 @@ from ase import Atoms
 
 from gracecli.errors import InputError
 from gracecli.files import refuse_overwrite, write_atomically
+from gracecli.run.structures import format_of
 
 #: Formats that are written back as they came; whatever else ASE reads (outputs of other codes) becomes extxyz.
 WRITABLE = ("vasp", "cif", "extxyz", "xsf", "aims", "gen", "traj", "json")
@@ -91,18 +92,20 @@ def plan_outputs(sources: Sequence[Source], output: Path | None, force: bool) ->
 
 def _explicit(source: Source, output: Path) -> Target:
     """Target of a file the user named; its name decides the format."""
-    from ase.io.formats import UnknownFileTypeError, filetype
+    from ase.io.formats import UnknownFileTypeError
 
     if output.suffix == "" and not re.search("POSCAR|CONTCAR", output.name):
         format_name = source.format if source.format in WRITABLE else "extxyz"
     else:
         try:
-            format_name = str(filetype(output.name, read=False))
+            format_name = format_of(output, read=False)
         except UnknownFileTypeError as error:
             raise InputError(f"no file format is known for {output}", "end it in .poscar, .cif or .extxyz") from error
         if format_name not in WRITABLE:
-            raise InputError(f"cannot write {output}: relaxed structures are not written as {format_name}",
-                             f"formats: {', '.join(WRITABLE)}")
+            raise InputError(
+                f"cannot write {output}: relaxed structures are not written as {format_name}",
+                f"formats: {', '.join(WRITABLE)}",
+            )
     direct = source.direct if source.format == "vasp" else True
     target = Target(output, format_name, direct)
     _check_capacity(target, source)
@@ -158,7 +161,15 @@ def _relaxed_name(source: Source) -> str:
     path = Path(name)
     if source.format in WRITABLE:
         return f"{path.stem}.relaxed{path.suffix}"
-    return f"{name}.relaxed.extxyz"
+    return extxyz_name(f"{name}.relaxed")
+
+
+def extxyz_name(stem: str) -> str:
+    """``STEM.extxyz``, in lower case where ASE would take a capital ``OUTCAR`` in it for the format."""
+    from ase.io.formats import filetype
+
+    name = f"{stem}.extxyz"
+    return name if filetype(name, read=False) == "extxyz" else name.lower()
 
 
 def write_structures(target: Target, frames: Sequence[Atoms], comment: str, force: bool = True) -> None:

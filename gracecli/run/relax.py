@@ -6,8 +6,9 @@ Converged means what a user would check on paper, not the optimizer's generalise
 * :math:`\max_i |F_i| \le` ``fmax`` over the free atoms, constraints projected out;
 * :math:`\max |\sigma - \sigma_\mathrm{target}| \le` ``smax`` over the components that the cell mode lets relax.
 
-The default optimizer is LBFGS: in tests/run/optimizers.md it converged every case with nearly the fewest evaluations, and
-its cost per step stays linear in the number of atoms (BFGS diagonalises a 3N matrix).
+The default optimizer is LBFGS: it needs two to three times fewer evaluations than FIRE (tests/run/optimizers.md), and
+its cost per step stays linear in the number of atoms (BFGS diagonalises a 3N matrix). Quasi-Newton steps can climb
+where the energy is not convex; a run that does so returns to its lowest geometry and goes on with FIRE.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from gracecli.run.checks import advice, cell_warnings, input_warnings
 from gracecli.run.constraints import exact_constraints, hold_symmetry
 from gracecli.run.guard import GuardedCalculator
 from gracecli.run.result import RelaxResult, RelaxSettings, State, Status
+
+#: A quasi-Newton run this far (eV) above its lowest point has lost its way. Overshooting near a minimum is smaller.
+CLIMB = 0.02
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,61 @@ def relax(
     return run.result(status, message, time.perf_counter() - started)
 
 
+#: What optimizers raise when they are at their wits' end (a line search that fails, a singular Hessian).
+_GIVING_UP = (RuntimeError, AssertionError, ArithmeticError, np.linalg.LinAlgError)
+
+
+class _Finished(Exception):
+    """Leaves the loop of an optimizer that runs by itself."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def _lacks_step(optimizer: Any) -> bool:
+    from ase.optimize.optimize import Dynamics
+
+    return type(optimizer).step is Dynamics.step
+
+
+def _trusts_positions(factory: Any) -> bool:
+    """Whether an optimizer takes for granted that the atoms went where it sent them."""
+    from ase.optimize import BFGSLineSearch, GPMin, LBFGSLineSearch
+    from ase.optimize.sciopt import SciPyOptimizer
+
+    return isinstance(factory, type) and issubclass(factory, (BFGSLineSearch, GPMin, LBFGSLineSearch, SciPyOptimizer))
+
+
+def _may_climb(optimizer: Any) -> bool:
+    """Whether it takes quasi-Newton steps without looking at the energy."""
+    from ase.optimize import BFGS, LBFGS, LBFGSLineSearch
+
+    return isinstance(optimizer, (BFGS, LBFGS)) and not isinstance(optimizer, LBFGSLineSearch)
+
+
+class _Descent:
+    """Remembers the lowest point of a run, to return to it."""
+
+    def __init__(self, target: CellFilter) -> None:
+        self.target = target
+        self.lowest = np.inf
+        self.positions = target.get_positions()
+
+    def lost(self) -> bool:
+        """Look at the current point; if the run has climbed away from the lowest one, go back there."""
+        value = self.target.get_potential_energy(force_consistent=False)
+        if value < self.lowest:
+            self.lowest, self.positions = value, self.target.get_positions().copy()
+            return False
+        if value - self.lowest < CLIMB:
+            return False
+        self.target.limit_steps = False
+        self.target.set_positions(self.positions)
+        return True
+
+
 class _Run:
     """One relaxation in progress."""
 
@@ -128,25 +187,12 @@ class _Run:
 
     def execute(self) -> tuple[Status, str]:
         """Run to the end; how it ended and why."""
-        limit = self.settings.steps
-        optimizer = self._optimizer()
         try:
             self.atoms.get_potential_energy()
             self.initial = State.of(self._evaluated(), self.settings)
-            while True:
-                step = self._report()
-                if self._is_converged(step):
-                    return "converged", ""
-                if self.steps >= limit:
-                    return "not-converged", f"not converged in {limit} steps: {self._left(step)}"
-                try:
-                    optimizer.step()
-                except (RuntimeError, AssertionError, ArithmeticError, np.linalg.LinAlgError) as error:
-                    if self.guard.failed:
-                        raise
-                    return "not-converged", f"{self.settings.optimizer} gave up after {self.steps} steps: {error}"
-                optimizer.nsteps += 1
-                self.steps += 1
+            optimizer = self._optimizer()
+            drive = self._drive_by_run if _lacks_step(optimizer) else self._drive_by_step
+            return drive(optimizer)
         except KeyboardInterrupt:
             if self.initial is None:
                 raise
@@ -155,6 +201,60 @@ class _Run:
             if self.initial is None or not self.guard.failed:
                 raise
             return "exploded", error.message
+
+    def _drive_by_step(self, optimizer: Any) -> tuple[Status, str]:
+        descent = _Descent(optimizer.atoms) if _may_climb(optimizer) else None
+        while True:
+            ending = self._ending(self._report())
+            if ending is not None:
+                return ending
+            if descent is not None and descent.lost():
+                self.warnings.append(
+                    f"{self.settings.optimizer} climbed at step {self.steps}: went on with fire from the lowest point"
+                )
+                descent, optimizer = None, self._fallback()
+            try:
+                optimizer.step()
+            except _GIVING_UP as error:
+                if self.guard.failed:
+                    raise
+                return self._gave_up(str(error))
+            optimizer.nsteps += 1
+            self.steps += 1
+
+    def _drive_by_run(self, optimizer: Any) -> tuple[Status, str]:
+        """Optimizers that wrap a foreign minimiser have no ``step``: watch their own loop."""
+
+        def observe() -> None:
+            self.steps = optimizer.nsteps
+            ending = self._ending(self._report())
+            if ending is not None:
+                raise _Finished(*ending)
+
+        ending = self._ending(self._report())
+        if ending is not None:
+            return ending
+        optimizer.attach(observe)
+        try:
+            optimizer.run(fmax=1e-12, steps=self.settings.steps + 1)
+        except _Finished as finished:
+            return finished.status, finished.message
+        except _GIVING_UP as error:
+            if self.guard.failed:
+                raise
+            return self._gave_up(str(error))
+        return self._gave_up("its own criterion was met")
+
+    def _ending(self, step: RelaxStep) -> tuple[Status, str] | None:
+        """How the run ends at this step, or None."""
+        if self._is_converged(step):
+            return "converged", ""
+        if step.number >= self.settings.steps:
+            return "not-converged", f"not converged in {step.number} steps: {self._left(step)}"
+        return None
+
+    def _gave_up(self, reason: str) -> tuple[Status, str]:
+        return "not-converged", f"{self.settings.optimizer} gave up after {self.steps} steps: {reason}"
 
     def result(self, status: Status, message: str, seconds: float) -> RelaxResult:
         """Assemble the result from the last good geometry."""
@@ -192,18 +292,24 @@ class _Run:
         from ase.optimize import CellAwareBFGS
 
         factory = get_plugin_manager().find(OptimizerSpec, self.settings.optimizer).load()
-        pressure = self.settings.pressure * GPa
+        scale = None
         if isinstance(factory, type) and issubclass(factory, CellAwareBFGS):
             if self.settings.cell == "none":
                 raise InputError(
                     f"--optimizer {self.settings.optimizer} relaxes the cell", "use --cell full, or --optimizer bfgs"
                 )
-            target = CellFilter(self.atoms, self.settings.cell, pressure, scale=1.0)  # it scales the cell itself
-        else:
-            target = CellFilter(self.atoms, self.settings.cell, pressure)
+            scale = 1.0  # it scales the cell itself
+        target = CellFilter(self.atoms, self.settings.cell, self.settings.pressure * GPa, scale=scale)
+        target.limit_steps = not _trusts_positions(factory)
         optimizer = factory(target, logfile=None)
         optimizer.fmax = self.settings.fmax
         return optimizer
+
+    def _fallback(self) -> Any:
+        """FIRE from the current geometry; it goes downhill whatever the curvature."""
+        from ase.optimize import FIRE
+
+        return FIRE(CellFilter(self.atoms, self.settings.cell, self.settings.pressure * GPa), logfile=None)
 
     def _report(self) -> RelaxStep:
         """Evaluate the current geometry (cached where the optimizer did) and tell the observer."""

@@ -89,15 +89,29 @@ def read_structures(argument: str) -> list[Structure | GraceError]:
     found: list[Structure | GraceError] = []
     for number, atoms in enumerate(frames):
         name = argument if len(frames) == 1 else f"{argument}#{number + 1}"
-        structure = Structure(
-            name, path, format_name, atoms, number, len(frames), direct, notes if number == 0 else ()
-        )
+        structure = Structure(name, path, format_name, atoms, number, len(frames), direct, notes if number == 0 else ())
         try:
             check_structure(atoms, name)
             found.append(structure)
         except InputError as error:
             found.append(error)
     return found
+
+
+def format_of(path: Path, read: bool = True) -> str:
+    """ASE's name of a file's format.
+
+    ASE looks for ``POSCAR`` and ``OUTCAR`` anywhere in the name first; an extension that says what it is wins here.
+
+    Raises
+    ------
+    ase.io.formats.UnknownFileTypeError
+        Neither the name nor (with ``read``) the content is known.
+    """
+    from ase.io.formats import filetype
+
+    plain = {".extxyz": "extxyz", ".xyz": "extxyz", ".cif": "cif"}.get(path.suffix.lower())
+    return plain or str(filetype(str(path), read=read))
 
 
 def _split(argument: str) -> tuple[Path, Any]:
@@ -116,12 +130,11 @@ def _split(argument: str) -> tuple[Path, Any]:
 def _read(path: Path, index: Any) -> tuple[str, list[Atoms], bool]:
     """Format name, structures, and whether a POSCAR was "Direct"."""
     import ase.io
-    from ase.io.formats import filetype
 
     for spec in get_plugin_manager().readers().values():
         if path.suffix.lower() in spec.suffixes:
             return spec.name, list(spec.load()(path)), False
-    format_name = str(filetype(str(path)))
+    format_name = format_of(path)
     if format_name == "vasp":
         source, direct = _read_poscar(path)
         return format_name, [ase.io.read(source, format="vasp")], direct

@@ -24,7 +24,8 @@ class SpaceGroup:
     symbol : str
         International short symbol, or "none (not periodic)" and the like.
     operations : int
-        Number of symmetry operations of the given cell (translations of a supercell included).
+        Order of the point group times the number of primitive cells in the given cell: what it has of symmetry,
+        comparable before and after.
     """
 
     number: int | None
@@ -52,4 +53,7 @@ def space_group(atoms: Atoms, tolerance: float = SYMMETRY_TOLERANCE) -> SpaceGro
     dataset = spglib_new_errorhandling(spglib.get_symmetry_dataset)(cell, symprec=tolerance)
     if dataset is None:
         return SpaceGroup(None, "unknown (spglib found none)", 0)
-    return SpaceGroup(int(dataset.number), str(dataset.international), len(dataset.rotations))
+    database = spglib_new_errorhandling(spglib.get_symmetry_from_database)(dataset.hall_number)
+    point_group = {rotation.tobytes() for rotation in database["rotations"]}
+    cells = len(atoms) // len(set(dataset.mapping_to_primitive.tolist()))
+    return SpaceGroup(int(dataset.number), str(dataset.international), len(point_group) * cells)

@@ -130,11 +130,12 @@ def _check_optimizer(name: str) -> None:
 
 def _calculator(model: str | None, engine: str, precision: str | None, options: dict[str, Any]) -> GraceCalculator:
     from gracecli.engine.calculator import GraceCalculator
+    from gracecli.engine.create import choose_engine
 
     calculator = GraceCalculator(model=model, engine=engine, precision=precision, **options)
     used = calculator.engine
-    name = model or getattr(used, "model_name", None) or ("bundled default" if used.name == engine == "auto" else "")
-    calculator.model_name = f"{name or used.name} ({used.name}, {used.precision})"
+    name = str(model) if model else "default model" if choose_engine(engine).needs_model else used.name
+    calculator.model_name = f"{name} ({used.name}, {used.precision})"
     return calculator
 
 
@@ -322,7 +323,7 @@ class _Job:
 
     def print(self) -> None:
         """The result on stdout."""
-        from gracecli.report.tables import relax_card, relax_summary
+        from gracecli.cli.relax_tables import relax_card, relax_summary
         from gracecli.run.result import UNITS
 
         shown = [entry for entry in self.entries if entry.result is not None or entry.error is not None]
@@ -361,7 +362,7 @@ class _Job:
             kind = type(errors[0])
             raise kind(f"{text}; the first: {errors[0].message}", errors[0].hint)
         raise PartialFailureError(
-            f"{text}: {', '.join(entry.name for entry in failed[:5])}" + (" ..." if len(failed) > 5 else ""),
+            f"{text}: {', '.join(Path(entry.name).name for entry in failed[:5])}" + (" ..." if len(failed) > 5 else ""),
             "the table says why",
         )
 

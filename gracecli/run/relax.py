@@ -8,7 +8,7 @@ Converged means what a user would check on paper, not the optimizer's generalise
 
 The default optimizer is LBFGS: it needs two to three times fewer evaluations than FIRE (tests/run/optimizers.md), and
 its cost per step stays linear in the number of atoms (BFGS diagonalises a 3N matrix). Quasi-Newton steps can climb
-where the energy is not convex; a run that does so returns to its lowest geometry and goes on with FIRE.
+where the energy is not convex; a run that does so returns to its lowest geometry and goes on with FIRE for a while.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from gracecli.run.result import RelaxResult, RelaxSettings, State, Status
 
 #: A quasi-Newton run this far (eV) above its lowest point has lost its way. Overshooting near a minimum is smaller.
 CLIMB = 0.02
+#: How many steps of FIRE follow; twice as many each further time.
+FIRE_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ class _Run:
         self.guard = GuardedCalculator(calculator, need_stress=periodic and has_stress)
         self.atoms.calc = self.guard
         self.steps = 0
+        self.climbs = 0
         self.initial: State | None = None
 
     def execute(self) -> tuple[Status, str]:
@@ -204,15 +207,15 @@ class _Run:
 
     def _drive_by_step(self, optimizer: Any) -> tuple[Status, str]:
         descent = _Descent(optimizer.atoms) if _may_climb(optimizer) else None
+        detour, detour_left = FIRE_STEPS, 0
         while True:
             ending = self._ending(self._report())
             if ending is not None:
                 return ending
             if descent is not None and descent.lost():
-                self.warnings.append(
-                    f"{self.settings.optimizer} climbed at step {self.steps}: went on with fire from the lowest point"
-                )
+                self.climbs += 1
                 descent, optimizer = None, self._fallback()
+                detour, detour_left = 2 * detour, detour
             try:
                 optimizer.step()
             except _GIVING_UP as error:
@@ -221,6 +224,11 @@ class _Run:
                 return self._gave_up(str(error))
             optimizer.nsteps += 1
             self.steps += 1
+            if detour_left:
+                detour_left -= 1
+                if not detour_left:
+                    optimizer = self._optimizer()  # with an empty memory
+                    descent = _Descent(optimizer.atoms)
 
     def _drive_by_run(self, optimizer: Any) -> tuple[Status, str]:
         """Optimizers that wrap a foreign minimiser have no ``step``: watch their own loop."""
@@ -284,8 +292,14 @@ class _Run:
             force_calls=self.guard.evaluations,
             wall_time=seconds,
             model=self.model,
-            warnings=(*self.warnings, *after),
+            warnings=(*self.warnings, *self._climbed(), *after),
         )
+
+    def _climbed(self) -> list[str]:
+        if not self.climbs:
+            return []
+        times = "once" if self.climbs == 1 else f"{self.climbs} times"
+        return [f"{self.settings.optimizer} climbed {times}: went back to the lowest point and on with fire for a bit"]
 
     def _optimizer(self) -> Any:
         """The optimizer on the filter of the cell mode."""

@@ -6,6 +6,7 @@ Numbers are rounded here and nowhere else: what a table shows is a rounding of w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from gracecli.cli.output import Column, format_table
@@ -68,25 +69,36 @@ def relax_summary(results: Sequence[Document]) -> str:
         Column("energy", "eV/atom", ".6f"),
         Column("change", "eV/atom", "+.6f"),
         Column("max force", "eV/Å", ".4f"),
-        Column("max stress", "GPa", ".4f"),
+        Column("stress left", "GPa", ".4f"),
         Column("volume", "Å³", ".3f"),
         "space group",
         "written to",
     ]
-    table = format_table(columns, [_summary_row(result) for result in results])
+    names = _short_names([result["name"] for result in results])
+    rows = [_summary_row(result, name) for result, name in zip(results, names, strict=True)]
+    kept = [i for i in range(len(columns)) if i < 3 or any(row[i] is not None for row in rows)]
+    table = format_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
     remarks = []
-    for result in results:
-        reason = result["error"]["message"] if result["status"] == "failed" else result["message"]
-        remarks += [f"  {result['name']}: {text}" for text in [reason, *result.get("warnings", ())] if text]
+    for result, name in zip(results, names, strict=True):
+        if result["status"] == "failed":
+            remarks.append(f"  {result['error']['message']}")
+            continue
+        remarks += [f"  {name}: {text}" for text in [result["message"], *result["warnings"]] if text]
     return "\n".join([table, *(["", *remarks] if remarks else [])])
 
 
-def _summary_row(result: Document) -> list[Any]:
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Names without their folders where they stay distinct."""
+    short = [PurePath(name).name for name in names]
+    return [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
+
+
+def _summary_row(result: Document, name: str) -> list[Any]:
     if result["status"] == "failed":
-        return [result["name"], "FAILED", *[None] * 8]
+        return [name, "FAILED", *[None] * 8]
     before, after = result["initial"], result["final"]
     return [
-        result["name"],
+        name,
         _STATUS[result["status"]],
         result["steps"],
         after["energy_per_atom"],

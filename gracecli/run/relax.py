@@ -30,12 +30,16 @@ from gracecli.run.cell import CellFilter, residual_stress
 from gracecli.run.checks import advice, cell_warnings, input_warnings
 from gracecli.run.constraints import exact_constraints, hold_symmetry
 from gracecli.run.guard import GuardedCalculator
+from gracecli.run.optimizers import (
+    FIRE_STEPS,
+    GIVING_UP,
+    Descent,
+    Finished,
+    lacks_step,
+    may_climb,
+    trusts_positions,
+)
 from gracecli.run.result import RelaxResult, RelaxSettings, State, Status
-
-#: A quasi-Newton run this far (eV) above its lowest point has lost its way. Overshooting near a minimum is smaller.
-CLIMB = 0.02
-#: How many steps of FIRE follow; twice as many each further time.
-FIRE_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -100,61 +104,6 @@ def relax(
     return run.result(status, message, time.perf_counter() - started)
 
 
-#: What optimizers raise when they are at their wits' end (a line search that fails, a singular Hessian).
-_GIVING_UP = (RuntimeError, AssertionError, ArithmeticError, np.linalg.LinAlgError)
-
-
-class _Finished(Exception):
-    """Leaves the loop of an optimizer that runs by itself."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-def _lacks_step(optimizer: Any) -> bool:
-    from ase.optimize.optimize import Dynamics
-
-    return type(optimizer).step is Dynamics.step
-
-
-def _trusts_positions(factory: Any) -> bool:
-    """Whether an optimizer takes for granted that the atoms went where it sent them."""
-    from ase.optimize import BFGSLineSearch, GPMin, LBFGSLineSearch
-    from ase.optimize.sciopt import SciPyOptimizer
-
-    return isinstance(factory, type) and issubclass(factory, (BFGSLineSearch, GPMin, LBFGSLineSearch, SciPyOptimizer))
-
-
-def _may_climb(optimizer: Any) -> bool:
-    """Whether it takes quasi-Newton steps without looking at the energy."""
-    from ase.optimize import BFGS, LBFGS, LBFGSLineSearch
-
-    return isinstance(optimizer, (BFGS, LBFGS)) and not isinstance(optimizer, LBFGSLineSearch)
-
-
-class _Descent:
-    """Remembers the lowest point of a run, to return to it."""
-
-    def __init__(self, target: CellFilter) -> None:
-        self.target = target
-        self.lowest = np.inf
-        self.positions = target.get_positions()
-
-    def lost(self) -> bool:
-        """Look at the current point; if the run has climbed away from the lowest one, go back there."""
-        value = self.target.get_potential_energy(force_consistent=False)
-        if value < self.lowest:
-            self.lowest, self.positions = value, self.target.get_positions().copy()
-            return False
-        if value - self.lowest < CLIMB:
-            return False
-        self.target.limit_steps = False
-        self.target.set_positions(self.positions)
-        return True
-
-
 class _Run:
     """One relaxation in progress."""
 
@@ -194,7 +143,7 @@ class _Run:
             self.atoms.get_potential_energy()
             self.initial = State.of(self._evaluated(), self.settings)
             optimizer = self._optimizer()
-            drive = self._drive_by_run if _lacks_step(optimizer) else self._drive_by_step
+            drive = self._drive_by_run if lacks_step(optimizer) else self._drive_by_step
             return drive(optimizer)
         except KeyboardInterrupt:
             if self.initial is None:
@@ -206,7 +155,7 @@ class _Run:
             return "exploded", error.message
 
     def _drive_by_step(self, optimizer: Any) -> tuple[Status, str]:
-        descent = _Descent(optimizer.atoms) if _may_climb(optimizer) else None
+        descent = Descent(optimizer.atoms) if may_climb(optimizer) else None
         detour, detour_left = FIRE_STEPS, 0
         while True:
             ending = self._ending(self._report())
@@ -218,7 +167,7 @@ class _Run:
                 detour, detour_left = 2 * detour, detour
             try:
                 optimizer.step()
-            except _GIVING_UP as error:
+            except GIVING_UP as error:
                 if self.guard.failed:
                     raise
                 return self._gave_up(str(error))
@@ -228,7 +177,7 @@ class _Run:
                 detour_left -= 1
                 if not detour_left:
                     optimizer = self._optimizer()  # with an empty memory
-                    descent = _Descent(optimizer.atoms)
+                    descent = Descent(optimizer.atoms)
 
     def _drive_by_run(self, optimizer: Any) -> tuple[Status, str]:
         """Optimizers that wrap a foreign minimiser have no ``step``: watch their own loop."""
@@ -237,7 +186,7 @@ class _Run:
             self.steps = optimizer.nsteps
             ending = self._ending(self._report())
             if ending is not None:
-                raise _Finished(*ending)
+                raise Finished(*ending)
 
         ending = self._ending(self._report())
         if ending is not None:
@@ -245,9 +194,9 @@ class _Run:
         optimizer.attach(observe)
         try:
             optimizer.run(fmax=1e-12, steps=self.settings.steps + 1)
-        except _Finished as finished:
+        except Finished as finished:
             return finished.status, finished.message
-        except _GIVING_UP as error:
+        except GIVING_UP as error:
             if self.guard.failed:
                 raise
             return self._gave_up(str(error))
@@ -314,7 +263,7 @@ class _Run:
                 )
             scale = 1.0  # it scales the cell itself
         target = CellFilter(self.atoms, self.settings.cell, self.settings.pressure * GPa, scale=scale)
-        target.limit_steps = not _trusts_positions(factory)
+        target.limit_steps = not trusts_positions(factory)
         optimizer = factory(target, logfile=None)
         optimizer.fmax = self.settings.fmax
         return optimizer

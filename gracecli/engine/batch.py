@@ -68,6 +68,8 @@ class Batch:
     n_structures : int
     atom_offset : (n_structures + 1,) int
         First atom of every structure.
+    volumes : (n_structures,) float64
+        Å^3, NaN without a cell.
     slot : (atoms,) int32, optional
         Which element of its structure an atom is.
     slot_species : (atoms, slots) int32, optional
@@ -83,6 +85,7 @@ class Batch:
     structure: IntArray
     n_structures: int
     atom_offset: IntArray
+    volumes: Array
     slot: IntArray | None = None
     slot_species: IntArray | None = None
 
@@ -174,6 +177,7 @@ def pack(
         structure=pad(structure, shape.atoms, len(graphs)),
         n_structures=len(graphs),
         atom_offset=offsets,
+        volumes=np.array([g.volume for g in graphs]),
         slot=slot,
         slot_species=slot_species,
     )

@@ -33,6 +33,7 @@ symbol             variable
 ``u``              ``displacement``
 =================  =============================================
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

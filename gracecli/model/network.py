@@ -84,6 +84,13 @@ class Network(tf.Module):
         gradient = tape.gradient(energies, inputs.bond_vector, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return energies, gradient
 
+    def freeze_tables(self) -> None:
+        """Tabulate all radial functions that can be, for ``radial="spline"`` with fixed weights."""
+        for block in self.blocks.values():
+            table = getattr(block, "spline", None)
+            if table is not None:
+                table.freeze()
+
     def weights(self) -> dict[str, np.ndarray]:
         """Current values of all variables."""
         return {name: variable.numpy() for name, variable in self.variables_by_name.items()}

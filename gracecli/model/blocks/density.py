@@ -52,9 +52,7 @@ def radial_values(context: Context, block: Block, table: RadialTable | None) -> 
         name = block.node.name
 
         def make() -> tf.Tensor:
-            fixed = context.blocks[name].__dict__.get("frozen_coefficients")
-            coefficients = table.coefficients() if fixed is None else fixed
-            return table.evaluate(context.distance, coefficients)
+            return table.evaluate(context.distance, table.coefficients() if table.frozen is None else table.frozen)
 
         return context.cached(f"spline {name}", make)
     return context.value(block.node.name)

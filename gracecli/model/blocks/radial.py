@@ -289,6 +289,11 @@ class RadialTable:
         self.grid = formulas.SplineGrid(end, intervals)
         self._samples = self.grid.samples
         self._solve = self.grid.solve()
+        self.frozen: tf.Tensor | None = None
+
+    def freeze(self) -> None:
+        """Tabulate the present weights once (inference)."""
+        self.frozen = tf.constant(self.coefficients().numpy())
 
     def coefficients(self) -> tf.Tensor:
         """T [intervals + 5, lmax + 1, n_radial], differentiable in the weights."""

@@ -1,0 +1,204 @@
+"""The TensorFlow engine: any blueprint, compiled by XLA for a small ladder of padded shapes.
+
+Per structure ``E = sum_a E_a``, ``F_k = sum_(b: i=k) g_b - sum_(b: j=k) g_b`` and ``stress = sum_b g_b r_b / V`` with
+``g_b = dE/dr_b``; the sums run on the host, so the compiled program depends on the batch shape alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+
+from gracecli.engine.base import Array, Graph, IntArray, Results
+from gracecli.engine.batch import Batch, BatchShape, ShapeLadder, pack, required_shape
+from gracecli.errors import InputError, MemoryLimitError, UsageError
+from gracecli.model.modelfile import Model
+from gracecli.quiet import import_tensorflow, stderr_closed
+
+PRECISIONS = {"fp64": "float64", "fp32": "float32"}
+MAX_BATCH_COST = 6000.0
+"""Largest batch (cost of :class:`BatchShape`, about atoms): beyond it memory grows and nothing is gained."""
+
+
+def create_engine(model_path: Path | None, precision: str | None = None, **options: Any) -> TensorFlowEngine:
+    """Engine for a model file or a published model directory (factory of the engine spec)."""
+    from gracecli.registry.resolve import read_model
+
+    return TensorFlowEngine(read_model(model_path), precision, **options)
+
+
+class TensorFlowEngine:
+    """Evaluates one model.
+
+    Parameters
+    ----------
+    model : Model
+    precision : str, optional
+        ``fp64`` or ``fp32``; default is fp64 for models published in fp64 *and* fp32 (weights are widened), so that
+        relaxations converge tightly; ``fp32`` evaluates as spec section 10 says.
+    radial : str
+        ``exact`` or ``spline``.
+    xla : bool
+        Compile with XLA (the eager graph is slow; for debugging).
+    """
+
+    name = "tensorflow"
+
+    def __init__(self, model: Model, precision: str | None = None, radial: str = "exact", xla: bool = True) -> None:
+        precision = precision or "fp64"
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {precision!r}", f"choose from {', '.join(PRECISIONS)}")
+        if radial not in ("exact", "spline"):
+            raise UsageError(f"unknown radial mode {radial!r}", "choose from exact, spline")
+        tf = import_tensorflow()
+        from gracecli.model.network import Network
+
+        self._tf = tf
+        self.model = model
+        self.elements = model.elements
+        self.cutoff = model.cutoff
+        self.precision = precision
+        self.radial = radial
+        self.network = Network(model.blueprint, model.weights, PRECISIONS[precision])
+        self.ladder = ShapeLadder()
+        self._index = {atomic_numbers[e]: i for i, e in enumerate(self.elements)}
+        self._pair_cutoffs = model.pair_cutoffs()
+        self._programs: dict[BatchShape, Any] = {}
+        self._xla = xla
+        self._compile_seconds = 0.0
+        self._seconds = 0.0
+        self._evaluations = 0
+        if radial == "spline":
+            self.network.freeze_tables()
+
+    def pair_cutoff(self, numbers: IntArray) -> Array | None:
+        """Pair-cutoff matrix over the sorted unique numbers, or None."""
+        if self._pair_cutoffs is None:
+            return None
+        rows = [self._index[int(z)] for z in np.unique(numbers)]
+        return np.asarray(self._pair_cutoffs[np.ix_(rows, rows)])
+
+    def statistics(self) -> dict[str, Any]:
+        """Compiles, their seconds, evaluations, seconds of evaluation, shapes."""
+        return {
+            "compiles": len(self._programs),
+            "compile_seconds": self._compile_seconds,
+            "evaluations": self._evaluations,
+            "evaluate_seconds": self._seconds,
+            "shapes": [tuple(s)[:3] for s in self._programs],
+        }
+
+    def plan(self, shapes: Sequence[BatchShape]) -> None:
+        """Announce the structures of a run, so that few programs serve them all."""
+        self.ladder.plan(shapes)
+
+    def evaluate(self, graphs: Sequence[Graph]) -> list[Results]:
+        """Energies, forces and stresses, several structures per batch.
+
+        Raises
+        ------
+        InputError
+            An element the model does not cover.
+        MemoryLimitError
+            A single structure does not fit into memory.
+        """
+        for graph in graphs:
+            missing = sorted({int(z) for z in graph.numbers} - set(self._index))
+            if missing:
+                raise InputError(f"the model does not cover {', '.join(chemical_symbols[z] for z in missing)}")
+        results: list[Results] = []
+        for group in _groups(graphs, MAX_BATCH_COST):
+            results.extend(self._evaluate_group(group))
+        return results
+
+    def _evaluate_group(self, graphs: Sequence[Graph]) -> list[Results]:
+        try:
+            return self._evaluate_batch(pack(graphs, self._index, self.ladder.choose(required_shape(graphs))))
+        except self._tf.errors.ResourceExhaustedError as error:
+            if len(graphs) == 1:
+                raise MemoryLimitError(
+                    f"a structure of {len(graphs[0])} atoms does not fit into memory", "use --precision fp32"
+                ) from error
+        middle = len(graphs) // 2
+        return self._evaluate_group(graphs[:middle]) + self._evaluate_group(graphs[middle:])
+
+    def _program(self, shape: BatchShape) -> Any:
+        """Compiled function of a shape."""
+        if shape not in self._programs:
+            tf = self._tf
+
+            def run(*tensors: Any) -> Any:
+                from gracecli.model.network import BatchTensors
+
+                return self.network.energies_and_pair_gradients(BatchTensors(*tensors), self.radial)
+
+            self._programs[shape] = tf.function(run, jit_compile=self._xla, autograph=False)
+        return self._programs[shape]
+
+    def _evaluate_batch(self, batch: Batch) -> list[Results]:
+        start = perf_counter()
+        fresh = batch.shape not in self._programs
+        arrays = (
+            batch.bond_vector, batch.row_centre, batch.neighbour, batch.species, batch.elements, batch.atom_mask
+        )  # fmt: skip
+        program = self._program(batch.shape)
+        tensors = [self._tf.constant(a) for a in arrays]
+        if fresh:
+            with stderr_closed():
+                energies, gradient = (t.numpy() for t in program(*tensors))
+            self._compile_seconds += perf_counter() - start
+        else:
+            energies, gradient = (t.numpy() for t in program(*tensors))
+            self._seconds += perf_counter() - start
+        self._evaluations += batch.n_structures
+        return split_results(batch, energies, gradient)
+
+
+def split_results(batch: Batch, energies: Array, gradient: Array) -> list[Results]:
+    """Forces and stresses of every structure from atomic energies (atoms,) and dE/dr (rows, W, 3)."""
+    n_atoms = len(batch.species)
+    neighbour = batch.neighbour.reshape(-1)
+    flat = gradient.reshape(-1, 3)
+    forces = np.stack([-np.bincount(neighbour, weights=flat[:, k], minlength=n_atoms) for k in range(3)], axis=1)
+    per_row = gradient.sum(axis=1)
+    forces += np.stack(
+        [np.bincount(batch.row_centre, weights=per_row[:, k], minlength=n_atoms) for k in range(3)], axis=1
+    )
+    virial_rows = np.einsum("rwi,rwj->rij", gradient, batch.bond_vector)
+    row_structure = batch.structure[batch.row_centre]
+    results = []
+    for s in range(batch.n_structures):
+        atoms = slice(int(batch.atom_offset[s]), int(batch.atom_offset[s + 1]))
+        rows = row_structure == s
+        virial = virial_rows[rows].sum(axis=0)
+        virial = 0.5 * (virial + virial.T)
+        volume = batch.volumes[s]
+        voigt = np.array([virial[0, 0], virial[1, 1], virial[2, 2], virial[1, 2], virial[0, 2], virial[0, 1]])
+        results.append(
+            Results(
+                energy=float(energies[atoms].sum()),
+                energies=energies[atoms].copy(),
+                forces=forces[atoms].copy(),
+                stress=voigt / volume,
+            )
+        )
+    return results
+
+
+def _groups(graphs: Sequence[Graph], limit: float) -> list[list[Graph]]:
+    """Cut a sequence into consecutive batches of bounded cost."""
+    groups: list[list[Graph]] = []
+    total = 0.0
+    for graph in graphs:
+        cost = required_shape([graph]).cost
+        if not groups or total + cost > limit:
+            groups.append([])
+            total = 0.0
+        groups[-1].append(graph)
+        total += cost
+    return groups

@@ -1,7 +1,8 @@
 """What all TensorFlow blocks share: variables by name, lazily evaluated inputs, the layout of tensors.
 
-Equivariant tensors are stored ``[functions, atoms, channels]``: a group of functions is a contiguous slab, channel
-mixing is a matrix product over the last axis, and products are element-wise over ``atoms x channels``.
+An equivariant tensor is a dictionary of blocks, (l, p) -> ``[groups, 2l+1, atoms, channels]``, groups in the order of
+its function table: channel mixing is a matrix product over the last axis, products are element-wise over
+``atoms x channels``, and no block is ever cut out of a larger tensor.
 Bond tensors are ``[rows, W, ...]`` (see :mod:`gracecli.engine.batch`).
 """
 
@@ -16,8 +17,10 @@ import tensorflow as tf
 from gracecli.engine.batch import Batch
 from gracecli.errors import ModelError
 from gracecli.model.blueprint import Node
-from gracecli.model.functions import FunctionTable
+from gracecli.model.functions import LP, FunctionTable
 from gracecli.model.harmonics import real_harmonics
+
+Equivariant = dict[LP, tf.Tensor]
 
 
 class BatchTensors(NamedTuple):
@@ -150,6 +153,12 @@ class Context:
     def sum_over_rows(self, per_row: tf.Tensor) -> tf.Tensor:
         """Add the rows of every atom: [rows, ...] -> [atoms, ...]."""
         return tf.math.unsorted_segment_sum(per_row, self.inputs.row_centre, self.n_atoms)
+
+
+def rows_of(value: Equivariant, table: FunctionTable) -> tf.Tensor:
+    """All rows of an equivariant tensor in table order, [functions, atoms, channels]."""
+    blocks = [value[lp] for lp in table.blocks()]
+    return tf.concat([tf.reshape(b, (-1, *b.shape[2:])) for b in blocks], axis=0)
 
 
 class Block(tf.Module):

@@ -17,16 +17,16 @@ import numpy as np
 import tensorflow as tf
 
 from gracecli.errors import ModelError
-from gracecli.model.blocks.base import Block, Context, Variables, block_for
+from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, block_for
 from gracecli.model.blueprint import Mix, Product, Reduce
 from gracecli.model.couplings import coupling_scale, real_coupling
 from gracecli.model.functions import (
+    LP,
     Coupling,
     CouplingRules,
     FunctionTable,
     ProductTable,
     couple,
-    natural_parities,
     reduced_table,
 )
 
@@ -39,100 +39,142 @@ def scaled_coupling(l1: int, l2: int, l3: int, normalize: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Pairs whose factors have equal degrees and parities."""
+    """Pairs whose factors have equal degrees and parities.
 
-    l1: int
-    l2: int
+    ``left`` and ``right`` number the groups within their (l, p) block; ``targets`` are, per degree L, the pairs that
+    have a target and its number within the output block.
+    """
+
+    left_lp: LP
+    right_lp: LP
     left: tuple[int, ...]
     right: tuple[int, ...]
-    degrees: tuple[int, ...]
-    outputs: tuple[tuple[int, int, int], ...]
-    """(pair in the bucket, degree, group in the output table)."""
+    targets: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+
+    @property
+    def parity(self) -> int:
+        """Parity of all targets."""
+        return self.left_lp[1] * self.right_lp[1]
 
 
 def buckets_of(product: ProductTable) -> list[Bucket]:
-    """Group the couplings of a product."""
-    found: dict[tuple[int, int, int, int, bool], list[Coupling]] = {}
+    """Group the couplings of a product; pairs that only make scalars are kept apart."""
+    found: dict[tuple[LP, LP, bool], list[Coupling]] = {}
     for c in product.couplings:
         a, b = product.left.groups[c.left], product.right.groups[c.right]
         scalar = a.l > 0 and all(L == 0 for L, _ in c.targets)
-        found.setdefault((a.l, a.p, b.l, b.p, scalar), []).append(c)
+        found.setdefault(((a.l, a.p), (b.l, b.p), scalar), []).append(c)
+    first = {side: {lp: v[1] for lp, v in t.blocks().items()}
+             for side, t in (("left", product.left), ("right", product.right), ("out", product.output))}  # fmt: skip
     result = []
-    for (l1, _, l2, _, _), pairs in found.items():
-        degrees = tuple(sorted({L for c in pairs for L, _ in c.targets}))
-        outputs = tuple((i, L, group) for i, c in enumerate(pairs) for L, group in c.targets)
-        left, right = tuple(c.left for c in pairs), tuple(c.right for c in pairs)
-        result.append(Bucket(l1, l2, left, right, degrees, outputs))
+    for (lp1, lp2, _), pairs in found.items():
+        degrees = sorted({L for c in pairs for L, _ in c.targets})
+        parity = lp1[1] * lp2[1]
+        targets = tuple(
+            (L, tuple((i, g - first["out"][L, parity]) for i, c in enumerate(pairs) for M, g in c.targets if M == L))
+            for L in degrees
+        )
+        left = tuple(c.left - first["left"][lp1] for c in pairs)
+        right = tuple(c.right - first["right"][lp2] for c in pairs)
+        result.append(Bucket(lp1, lp2, left, right, targets))
     return result
 
 
-def take_groups(x: tf.Tensor, table: FunctionTable, groups: Sequence[int]) -> tf.Tensor:
-    """Groups of one degree from [functions, ...]: [len(groups), 2l+1, ...], one group if they are all the same."""
-    size = table.groups[groups[0]].size
-    offsets = table.offsets
+def take_groups(block: tf.Tensor, groups: Sequence[int]) -> tf.Tensor:
+    """Groups of a block [groups, 2l+1, ...]; a single one if they are all the same.
+
+    Only split and stack are used: their gradients are stack and split, whereas a slice is differentiated to a padded
+    tensor of full size.
+    """
     distinct = list(groups) if len(set(groups)) > 1 else [groups[0]]
-    if distinct == list(range(distinct[0], distinct[0] + len(distinct))):
-        start = offsets[distinct[0]]
-        return tf.reshape(x[start : start + size * len(distinct)], (len(distinct), size, *x.shape[1:]))
-    return tf.stack([x[offsets[g] : offsets[g] + size] for g in distinct])
+    if distinct == list(range(int(block.shape[0]))):
+        return block
+    pieces = tf.unstack(block, axis=0)
+    return tf.stack([pieces[g] for g in distinct], axis=0)
 
 
-def assemble(parts: dict[int, tf.Tensor], table: FunctionTable) -> tf.Tensor:
-    """Concatenate group tensors [2l+1, ...] in the order of the table."""
-    return tf.concat([parts[g] for g in range(len(table.groups))], axis=0)
+class _Assembly:
+    """Collects output groups and stacks them in table order."""
+
+    def __init__(self) -> None:
+        self.parts: dict[LP, dict[int, tf.Tensor]] = {}
+
+    def add(self, bucket: Bucket, values: tf.Tensor) -> None:
+        """Take [pairs, sum over degrees of (2L+1), X] of a bucket."""
+        sizes = [2 * L + 1 for L, _ in bucket.targets]
+        by_degree = [values] if len(sizes) == 1 else tf.split(values, sizes, axis=1)
+        for (L, pairs), piece in zip(bucket.targets, by_degree, strict=True):
+            rows = tf.unstack(piece, axis=0)
+            for pair, group in pairs:
+                self.parts.setdefault((L, bucket.parity), {})[group] = rows[pair]
+
+    def result(self, n_atoms: int) -> Equivariant:
+        """Blocks [groups, 2L+1, atoms, channels]."""
+        blocks = {}
+        for lp, parts in self.parts.items():
+            stacked = tf.stack([parts[g] for g in range(len(parts))], axis=0)
+            blocks[lp] = tf.reshape(stacked, (len(parts), 2 * lp[0] + 1, n_atoms, -1))
+        return blocks
 
 
-def _spread(bucket: Bucket, values: tf.Tensor, parts: dict[int, tf.Tensor]) -> None:
-    """Cut [pairs, sum of (2L+1), ...] into the output groups of a bucket."""
-    first = dict(zip(bucket.degrees, np.cumsum([0] + [2 * L + 1 for L in bucket.degrees])[:-1].tolist(), strict=True))
-    for pair, L, group in bucket.outputs:
-        parts[group] = values[pair, first[L] : first[L] + 2 * L + 1]
+def flatten(block: tf.Tensor) -> tf.Tensor:
+    """[groups, 2l+1, atoms, n] -> [groups, 2l+1, atoms * n]."""
+    return tf.reshape(block, (*block.shape[:2], -1))
 
 
-def multiply(left: tf.Tensor, right: tf.Tensor, product: ProductTable) -> tf.Tensor:
-    """Coupled product of [F1, atoms, n] and [F2, atoms, n] -> [F3, atoms, n]."""
-    n_atoms, channels = int(left.shape[1]), int(left.shape[2])
-    flat = n_atoms * channels
-    left, right = tf.reshape(left, (-1, flat)), tf.reshape(right, (-1, flat))
-    parts: dict[int, tf.Tensor] = {}
+def multiply(left: Equivariant, right: Equivariant, product: ProductTable) -> Equivariant:
+    """Coupled product, channel by channel."""
+    n_atoms = int(next(iter(left.values())).shape[2])
+    assembly = _Assembly()
     for bucket in buckets_of(product):
-        a = take_groups(left, product.left, bucket.left)
-        b = take_groups(right, product.right, bucket.right)
-        if bucket.degrees == (0,):
-            diagonal = np.diag(
-                scaled_coupling(bucket.l1, bucket.l2, 0, product.normalize).reshape(2 * bucket.l1 + 1, -1)
-            )
-            if np.ptp(diagonal) < 1e-14:
-                values = tf.reduce_sum(a * b, axis=1, keepdims=True) * tf.constant(diagonal[0], left.dtype)
-            else:
-                values = tf.reduce_sum(a * b * tf.constant(diagonal, left.dtype)[:, None], axis=1, keepdims=True)
-            _spread(bucket, values, parts)
+        a = take_groups(flatten(left[bucket.left_lp]), bucket.left)
+        b = take_groups(flatten(right[bucket.right_lp]), bucket.right)
+        l1, l2 = bucket.left_lp[0], bucket.right_lp[0]
+        if l1 > 0 and [L for L, _ in bucket.targets] == [0]:
+            diagonal = np.diag(scaled_coupling(l1, l2, 0, product.normalize).reshape(2 * l1 + 1, -1))
+            weights = tf.constant(diagonal, a.dtype)[:, None]
+            assembly.add(bucket, tf.reduce_sum(a * b * weights, axis=1, keepdims=True))
             continue
         outer = a[:, :, None] * b[:, None, :]
-        outer = tf.reshape(outer, (outer.shape[0], -1, flat))
-        matrix = np.concatenate([scaled_coupling(bucket.l1, bucket.l2, L, product.normalize) for L in bucket.degrees])
-        values = tf.einsum("uq,pqx->pux", tf.constant(matrix, left.dtype), outer)
-        _spread(bucket, values, parts)
-    return tf.reshape(assemble(parts, product.output), (-1, n_atoms, channels))
+        outer = tf.reshape(outer, (int(outer.shape[0]), (2 * l1 + 1) * (2 * l2 + 1), -1))
+        matrix = np.concatenate([scaled_coupling(l1, l2, L, product.normalize) for L, _ in bucket.targets])
+        if outer.shape[0] == 1:
+            values = tf.matmul(tf.constant(matrix, a.dtype), outer[0])[None]
+        else:
+            values = tf.einsum("uq,pqx->pux", tf.constant(matrix, a.dtype), outer)
+        assembly.add(bucket, values)
+    return assembly.result(n_atoms)
 
 
-def contract_pairs(density: tf.Tensor, product: ProductTable) -> tf.Tensor:
-    """Couple the two function axes of a density [F1, F2, atoms, n] -> [F3, atoms, n]."""
-    n_atoms, channels = int(density.shape[2]), int(density.shape[3])
-    density = tf.reshape(density, (*density.shape[:2], n_atoms * channels))
-    parts: dict[int, tf.Tensor] = {}
-    offsets1, offsets2 = product.left.offsets, product.right.offsets
+def contract_pairs(densities: dict[int, tf.Tensor], product: ProductTable) -> Equivariant:
+    """Couple harmonics of degree l1 with the rows of an indicator.
+
+    Parameters
+    ----------
+    densities : dict
+        l1 -> [2 l1 + 1, rows of the right table, atoms, n].
+    """
+    n_atoms = int(next(iter(densities.values())).shape[2])
+    sizes = [g.size for g in product.right.groups]
+    pieces = {
+        l: tf.split(tf.reshape(t, (*t.shape[:2], -1)), sizes, axis=1) if len(sizes) > 1 else [
+            tf.reshape(t, (*t.shape[:2], -1))]
+        for l, t in densities.items()
+    }  # fmt: skip
+    first_out = {lp: v[1] for lp, v in product.output.blocks().items()}
+    parts: dict[LP, dict[int, tf.Tensor]] = {}
     for c in product.couplings:
         a, b = product.left.groups[c.left], product.right.groups[c.right]
-        block = density[offsets1[c.left] : offsets1[c.left] + a.size, offsets2[c.right] : offsets2[c.right] + b.size]
-        block = tf.reshape(block, (a.size * b.size, -1))
+        block = tf.reshape(pieces[a.l][c.right], (a.size * b.size, -1))
         matrix = np.concatenate([scaled_coupling(a.l, b.l, L, product.normalize) for L, _ in c.targets])
-        values = tf.matmul(tf.constant(matrix, density.dtype), block)
-        row = 0
-        for L, group in c.targets:
-            parts[group] = values[row : row + 2 * L + 1]
-            row += 2 * L + 1
-    return tf.reshape(assemble(parts, product.output), (-1, n_atoms, channels))
+        values = tf.matmul(tf.constant(matrix, block.dtype), block)
+        rows = tf.split(values, [2 * L + 1 for L, _ in c.targets], axis=0)
+        for (L, group), row in zip(c.targets, rows, strict=True):
+            lp = (L, a.p * b.p)
+            parts.setdefault(lp, {})[group - first_out[lp]] = row
+    assembly = _Assembly()
+    assembly.parts = parts
+    return assembly.result(n_atoms)
 
 
 @block_for(Product)
@@ -198,36 +240,50 @@ class ProductBlock(Block):
         self.U = self.variable("U", (counts[0], rank, n_left))
         self.V = self.variable("V", (counts[1], rank, n_right))
 
-    def _mapped(self, x: tf.Tensor, matrix: tf.Tensor, groups: Sequence[int] | None, table: FunctionTable) -> tf.Tensor:
+    def _mapped(
+        self, x: Equivariant, matrix: tf.Tensor, groups: Sequence[int] | None, table: FunctionTable
+    ) -> Equivariant:
         """Channel map of every group: matrix[groups[g]] applied to group g (one matrix if groups is None)."""
-        scale = 1.0 / np.sqrt(int(x.shape[-1]))
-        if groups is None:
-            return tf.einsum("fan,rn->far", x, matrix) * scale
-        per_row = [groups[i] for i, g in enumerate(table.groups) for _ in range(g.size)]
-        return tf.matmul(x, tf.gather(matrix, per_row), transpose_b=True) * scale
+        result = {}
+        for lp, (_, first, count) in table.blocks().items():
+            block = x[lp]
+            scale = 1.0 / np.sqrt(int(block.shape[-1]))
+            if groups is None:
+                result[lp] = tf.einsum("gman,rn->gmar", block, matrix) * scale
+            else:
+                own = tf.gather(matrix, list(groups[first : first + count]))
+                result[lp] = tf.einsum("gman,grn->gmar", block, own) * scale
+        return result
 
-    def _per_target(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    def _per_target(self, left: Equivariant, right: Equivariant) -> Equivariant:
         """Mode cp_lL: one pair of matrices per (group, L)."""
-        parts: dict[int, tf.Tensor] = {}
+        first = {s: {lp: v[1] for lp, v in t.blocks().items()}
+                 for s, t in (("l", self.product.left), ("r", self.product.right), ("o", self.product.output))}  # fmt: skip
+        assembly = _Assembly()
+        n_atoms = int(next(iter(left.values())).shape[2])
         for c in self.product.couplings:
+            ga, gb = self.product.left.groups[c.left], self.product.right.groups[c.right]
+            a = left[ga.l, ga.p][c.left - first["l"][ga.l, ga.p]]
+            b = right[gb.l, gb.p][c.right - first["r"][gb.l, gb.p]]
             for L, group in c.targets:
-                a = take_groups(left, self.product.left, [c.left])[0]
-                b = take_groups(right, self.product.right, [c.right])[0]
                 u, v = self.U[self.left_L[c.left, L]], self.V[self.right_L[c.right, L]]
-                a = tf.einsum("man,rn->mar", a, u) / np.sqrt(int(a.shape[-1]))
-                b = tf.einsum("man,rn->mar", b, v) / np.sqrt(int(b.shape[-1]))
-                matrix = scaled_coupling((a.shape[0] - 1) // 2, (b.shape[0] - 1) // 2, L, self.product.normalize)
-                cube = tf.constant(matrix.reshape(2 * L + 1, a.shape[0], b.shape[0]), a.dtype)
-                parts[group] = tf.einsum("Mij,iar,jar->Mar", cube, a, b)
-        return assemble(parts, self.product.output)
+                x = tf.einsum("man,rn->mar", a, u) / np.sqrt(int(a.shape[-1]))
+                y = tf.einsum("man,rn->mar", b, v) / np.sqrt(int(b.shape[-1]))
+                matrix = scaled_coupling(ga.l, gb.l, L, self.product.normalize)
+                cube = tf.constant(matrix.reshape(2 * L + 1, ga.size, gb.size), a.dtype)
+                lp = (L, ga.p * gb.p)
+                value = tf.einsum("Mij,iar,jar->Mar", cube, x, y)
+                assembly.parts.setdefault(lp, {})[group - first["o"][lp]] = value
+        return assembly.result(n_atoms)
 
-    def __call__(self, context: Context) -> tf.Tensor:
-        """Product, [functions, atoms, channels]."""
+    def __call__(self, context: Context) -> Equivariant:
+        """Product, block by block."""
         node: Any = self.node
         left, right = context.value(node.left), context.value(node.right)
         if node.mode in ("plain", "elementwise"):
             if node.crop is not None:
-                left, right = left[..., : self.channels], right[..., : self.channels]
+                left = {lp: x[..., : self.channels] for lp, x in left.items()}
+                right = {lp: x[..., : self.channels] for lp, x in right.items()}
             result = multiply(left, right, self.product)
         elif node.mode == "cp_lL":
             result = self._per_target(left, right)
@@ -237,24 +293,23 @@ class ProductBlock(Block):
             right = self._mapped(right, self.V, groups[1], self.product.right)
             result = multiply(left, right, self.product)
         if self.S is not None:
-            result = tf.einsum("far,kr->fak", result, self.S) / np.sqrt(int(self.S.shape[1]))
+            scale = 1.0 / np.sqrt(int(self.S.shape[1]))
+            result = {lp: tf.einsum("gmar,kr->gmak", x, self.S) * scale for lp, x in result.items()}
         return result
 
 
-def by_element(context: Context, make: Any, weights: tf.Tensor, axis: int) -> tf.Tensor:
+def by_element(context: Context, make: Any, weights: tf.Tensor) -> tf.Tensor:
     """Evaluate ``make(weights of one element)`` for the elements of the batch and select per atom.
 
-    ``weights`` has a leading axis over all elements of the model; ``axis`` is the atom axis of the result. With one
+    ``weights`` has a leading axis over all elements of the model; results are [..., atoms, channels]. With one
     element in the batch nothing is selected.
     """
     own = context.of_elements(weights)
     if context.n_elements == 1:
         return make(own[0])
-    shape = [1, 1, 1]
-    shape[axis] = -1
     total = None
-    for e in range(context.n_elements):
-        term = make(own[e]) * tf.reshape(context.one_hot()[e], shape)
+    for w, indicator in zip(tf.unstack(own), tf.unstack(context.one_hot()), strict=True):
+        term = make(w) * indicator
         total = term if total is None else total + term
     return total
 
@@ -285,58 +340,67 @@ class MixBlock(Block):
         self.scale_left = 1.0 / np.sqrt(n_left) if node.normalize else 1.0
         self.scale_right = 1.0 / np.sqrt(n_right) if node.normalize else 1.0
 
-    def _left(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-        """Left term without normalisation: per group one matrix."""
+    def _left(self, x: Equivariant, w: tf.Tensor) -> Equivariant:
+        """Left term: per group one matrix."""
         w = tf.transpose(w, (2, 1, 0))
-        n_atoms = int(x.shape[1])
-        parts = []
         assert self.table is not None
-        for (l, _), (row, first, count) in self.table.blocks().items():
-            d = 2 * l + 1
-            block = tf.reshape(x[row : row + d * count], (count, d * n_atoms, -1))
-            parts.append(tf.reshape(tf.matmul(block, w[first : first + count]), (d * count, n_atoms, -1)))
-        return tf.concat(parts, axis=0)
+        blocks = self.table.blocks()
+        own = tf.split(w, [v[2] for v in blocks.values()], axis=0)
+        result = {}
+        for (lp, (_, _, count)), matrix in zip(blocks.items(), own, strict=True):
+            block = x[lp]
+            rows = tf.reshape(block, (count, -1, int(block.shape[-1])))
+            result[lp] = tf.reshape(tf.matmul(rows, matrix), (*block.shape[:3], int(w.shape[2])))
+        return result
 
-    def _right(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    def _right(self, x: Equivariant, w: tf.Tensor) -> Equivariant:
         """Right term: all right groups of equal (l, p) feed every left group."""
         w = tf.transpose(w, (2, 1, 0))
-        n_atoms, channels = int(x.shape[1]), int(w.shape[2])
-        blocks = self.right_table.blocks()
-        parts = []
+        channels = int(w.shape[2])
         assert self.table is not None
-        for lp, (_, first, count) in self.table.blocks().items():
-            d = 2 * lp[0] + 1
-            if lp not in blocks:
-                parts.append(tf.zeros((d * count, n_atoms, channels), x.dtype))
+        blocks = self.table.blocks()
+        counts = [int(self.first_pair[v[1] + v[2]] - self.first_pair[v[1]]) for v in blocks.values()]
+        result = {}
+        for (lp, (_, _, count)), pairs in zip(blocks.items(), tf.split(w, counts, axis=0), strict=True):
+            if lp not in x:
                 continue
-            row, _, n_right = blocks[lp]
-            pairs = w[int(self.first_pair[first]) : int(self.first_pair[first + count])]
+            block = x[lp]
+            n_right, d, n_atoms, n_in = (int(s) for s in block.shape)
             # stack the right groups along channels: one matrix product makes all left groups
-            source = tf.transpose(tf.reshape(x[row : row + d * n_right], (n_right, d * n_atoms, -1)), (1, 0, 2))
-            source = tf.reshape(source, (d * n_atoms, -1))
-            matrix = tf.reshape(pairs, (count, -1, channels))
-            out = tf.matmul(source, tf.reshape(tf.transpose(matrix, (1, 0, 2)), (-1, count * channels)))
+            source = block[0] if n_right == 1 else tf.transpose(block, (1, 2, 0, 3))
+            source = tf.reshape(source, (d * n_atoms, n_right * n_in))
+            matrix = tf.transpose(tf.reshape(pairs, (count, n_right * n_in, channels)), (1, 0, 2))
+            out = tf.matmul(source, tf.reshape(matrix, (n_right * n_in, count * channels)))
             out = tf.transpose(tf.reshape(out, (d * n_atoms, count, channels)), (1, 0, 2))
-            parts.append(tf.reshape(out, (count * d, n_atoms, channels)))
-        return tf.concat(parts, axis=0)
+            result[lp] = tf.reshape(out, (count, d, n_atoms, channels))
+        return result
 
-    def __call__(self, context: Context) -> tf.Tensor:
-        """Mixed tensor, [functions, atoms, channels]."""
+    def __call__(self, context: Context) -> Equivariant:
+        """Mixed tensor, block by block."""
         node: Any = self.node
         left, right = context.value(node.left), context.value(node.right)
-        factors = np.repeat(self.factors, [g.size for g in self.table.groups])  # type: ignore[union-attr]
-        if self.w_left is None:
-            first = left
-        elif node.element_left:
-            first = by_element(context, lambda w: self._left(left, w), self.w_left * self.scale_left, 1)
-        else:
-            first = self._left(left, self.w_left * self.scale_left)
-        if node.element_right:
-            second = by_element(context, lambda w: self._right(right, w), self.w_right * self.scale_right, 1)
-        else:
-            second = self._right(right, self.w_right * self.scale_right)
-        total = first + second
-        return total if np.all(factors == 1.0) else total * tf.constant(factors, total.dtype)[:, None, None]
+        first = self._term(context, self._left, left, self.w_left, self.scale_left, node.element_left)
+        second = self._term(context, self._right, right, self.w_right, self.scale_right, node.element_right)
+        result = {}
+        assert self.table is not None
+        for lp, (_, group, _) in self.table.blocks().items():
+            total = first[lp] + second[lp] if lp in second else first[lp]
+            factor = self.factors[group]
+            result[lp] = total if factor == 1.0 else total * tf.constant(factor, total.dtype)
+        return result
+
+    def _term(
+        self, context: Context, apply: Any, x: Equivariant, w: tf.Tensor | None, scale: float, dependent: bool
+    ) -> Equivariant:
+        """One of the two terms; weights may depend on the central element."""
+        if w is None:
+            return x
+        w = w * tf.constant(scale, w.dtype)
+        if not dependent:
+            return apply(x, w)
+        per_element = [apply(x, m) for m in tf.unstack(context.of_elements(w))]
+        masks = tf.unstack(context.one_hot())
+        return {lp: tf.add_n([e[lp] * m for e, m in zip(per_element, masks, strict=True)]) for lp in per_element[0]}
 
 
 @block_for(Reduce)
@@ -359,7 +423,7 @@ class ReduceBlock(Block):
             )
             self.scales.append(node.scale / np.sqrt(n_in) if node.normalize else 1.0)
 
-    def _part(self, context: Context, lp: tuple[int, int]) -> tuple[tf.Tensor, int]:
+    def _part(self, context: Context, lp: LP) -> tuple[tf.Tensor, int]:
         """One output group: all (source, group) columns of equal (l, p) stacked along channels."""
         node: Any = self.node
         d = 2 * lp[0] + 1
@@ -370,33 +434,33 @@ class ReduceBlock(Block):
             if not chosen:
                 continue
             count += len(chosen)
-            value = context.value(source)
-            x = take_groups(value, table, [groups[w] for w in chosen])
-            columns.append(tf.reshape(tf.transpose(x, (1, 2, 0, 3)), (d, context.n_atoms, -1)))
+            # the collected groups of one (l, p) are the whole block, in order
+            block = context.value(source)[lp]
+            columns.append(tf.reshape(tf.transpose(block, (1, 2, 0, 3)), (d * context.n_atoms, -1)))
             w = tf.gather(weight, chosen, axis=-1) * tf.constant(scale, weight.dtype)
             lead = tuple(w.shape[:-3])
             order = (0, 3, 2, 1) if lead else (2, 1, 0)
             matrices.append(tf.reshape(tf.transpose(w, order), (*lead, -1, node.n_out)))
         if not count:
-            return tf.zeros((d, context.n_atoms, node.n_out), self.dtype), 0
-        x = tf.reshape(tf.concat(columns, axis=-1), (d * context.n_atoms, -1))
+            return tf.zeros((1, d, context.n_atoms, node.n_out), self.dtype), 0
+        x = tf.concat(columns, axis=-1)
         matrix = tf.concat(matrices, axis=-2)
 
         def apply(m: tf.Tensor) -> tf.Tensor:
-            return tf.reshape(tf.matmul(x, m), (d, context.n_atoms, node.n_out))
+            return tf.reshape(tf.matmul(x, m), (1, d, context.n_atoms, node.n_out))
 
-        return (by_element(context, apply, matrix, 1) if node.element_dependent else apply(matrix)), count
+        return (by_element(context, apply, matrix) if node.element_dependent else apply(matrix)), count
 
-    def __call__(self, context: Context) -> tf.Tensor:
-        """Reduced tensor, [functions, atoms, n_out]."""
+    def __call__(self, context: Context) -> Equivariant:
+        """Reduced tensor, one group per (l, p)."""
         node: Any = self.node
-        parts = []
+        result = {}
         assert self.table is not None
         for group in self.table.groups:
             value, count = self._part(context, (group.l, group.p))
             value = value + node.initial_value if node.initial_value else value
-            parts.append(value / np.sqrt(count) if node.output_norm and count else value)
-        return tf.concat(parts, axis=0)
+            result[group.l, group.p] = value / np.sqrt(count) if node.output_norm and count else value
+        return result
 
 
-__all__ = ["MixBlock", "ProductBlock", "ReduceBlock", "contract_pairs", "multiply", "natural_parities"]
+__all__ = ["MixBlock", "ProductBlock", "ReduceBlock", "contract_pairs", "multiply"]

@@ -21,29 +21,35 @@ import tensorflow as tf
 
 from gracecli.errors import ModelError
 from gracecli.model import radial as formulas
-from gracecli.model.blocks.base import Block, Context, Variables, activation, block_for
+from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, activation, block_for, rows_of
 from gracecli.model.blocks.coupled import contract_pairs
 from gracecli.model.blocks.radial import PROJECTION_INTERVALS, SPLINE_INTERVALS, RadialBlock, RadialTable
 from gracecli.model.blueprint import ChemicalDensity, Density, Embedding, MessageDensity
 from gracecli.model.functions import CouplingRules, FunctionTable, couple
 
 
-def rows_times_harmonics(weights: list[tf.Tensor], harmonics: tf.Tensor) -> tf.Tensor:
-    """Sum over the bonds of every row: weights[l] [rows, W, c], harmonics [rows, W, lm] -> [rows, lm, c]."""
-    parts = []
-    for l, weight in enumerate(weights):
-        y = tf.cast(harmonics[:, :, l * l : (l + 1) ** 2], weight.dtype)
-        parts.append(tf.matmul(y, weight, transpose_a=True))
-    return tf.concat(parts, axis=1)
+def sum_over_bonds(context: Context, weights: list[tf.Tensor], harmonics: tf.Tensor) -> list[tf.Tensor]:
+    """Sum of weights[l] [rows, W, c] times harmonics [rows, W, lm] over the bonds: per l, [atoms, 2l+1, c]."""
+    sizes = [2 * l + 1 for l in range(len(weights))]
+    rest = int(harmonics.shape[2]) - sum(sizes)
+    parts = tf.split(harmonics, [*sizes, rest] if rest else sizes, axis=2)
+    per_row = [tf.matmul(tf.cast(y, w.dtype), w, transpose_a=True) for y, w in zip(parts, weights, strict=False)]
+    return tf.split(context.sum_over_rows(tf.concat(per_row, axis=1)), sizes, axis=1)
 
 
-def divide_by_neighbours(context: Context, density: tf.Tensor, average: float | tuple[float, ...]) -> tf.Tensor:
-    """Apply 1/avg to [functions, atoms, channels]; a tuple is one value per element of the model."""
+def as_harmonic_blocks(parts: list[tf.Tensor]) -> Equivariant:
+    """Per-l densities [atoms, 2l+1, n] as blocks of natural parity."""
+    return {(l, (-1) ** l): tf.transpose(part, (1, 0, 2))[None] for l, part in enumerate(parts)}
+
+
+def divide_by_neighbours(context: Context, density: Equivariant, average: float | tuple[float, ...]) -> Equivariant:
+    """Apply 1/avg; a tuple is one value per element of the model."""
     if isinstance(average, tuple):
         values = np.array([1.0 / v if v > 0 else 1.0 for v in average])
-        factor = tf.gather(context.of_elements(tf.constant(values, density.dtype)), context.inputs.species)
-        return density * factor[None, :, None]
-    return density * tf.constant(1.0 / average, density.dtype)
+        dtype = next(iter(density.values())).dtype
+        factor = tf.gather(context.of_elements(tf.constant(values, dtype)), context.inputs.species)[:, None]
+        return {lp: block * factor for lp, block in density.items()}
+    return {lp: block * tf.constant(1.0 / average, block.dtype) for lp, block in density.items()}
 
 
 def radial_values(context: Context, block: Block, table: RadialTable | None) -> tf.Tensor:
@@ -87,8 +93,8 @@ class DensityBlock(Block):
             return tf.transpose(tf.reshape(z, (-1, self.channels, self.lmax + 1)), (0, 2, 1))
         return z
 
-    def _projected(self, context: Context) -> tf.Tensor:
-        """Density by projection on splines, [functions, atoms, channels] before 1/avg."""
+    def _projected(self, context: Context) -> Equivariant:
+        """Density by projection on splines, before 1/avg."""
         node: Any = self.node
         assert self.projector is not None
         inputs = context.inputs
@@ -116,34 +122,33 @@ class DensityBlock(Block):
             return tf.transpose(context.sum_over_rows(per_row), (1, 0, 2))
 
         projected = context.cached(f"projected {self.projector.grid} {node.harmonics} {slots}", project)
-        n_atoms, coefficients = context.n_atoms, self.projector.coefficients()
-        parts = []
+        n_atoms = context.n_atoms
+        lmax_y = round(int(projected.shape[0]) ** 0.5) - 1
+        by_degree = tf.split(projected, [2 * l + 1 for l in range(lmax_y + 1)], axis=0)
+        coefficients = tf.unstack(self.projector.coefficients(), axis=1)
+        blocks = {}
         for l in range(self.lmax + 1):
-            d = projected[l * l : (l + 1) ** 2]
-            flat = tf.reshape(d, (-1, n_spline))
-            part = tf.reshape(tf.matmul(flat, coefficients[:, l, :]), (2 * l + 1, n_atoms, slots, self.channels))
-            if z is None:
-                parts.append(part[:, :, 0])
-                continue
-            zl = z[:, l] if node.embedding_per_l else z
-            zl = zl[None, None] if slot_species is None else tf.gather(zl, slot_species)[None]
-            parts.append(tf.reduce_sum(part * zl, axis=2))
-        return tf.concat(parts, axis=0)
+            flat = tf.reshape(by_degree[l], (-1, n_spline))
+            part = tf.reshape(tf.matmul(flat, coefficients[l]), (2 * l + 1, n_atoms, slots, self.channels))
+            if z is not None:
+                zl = z[:, l] if node.embedding_per_l else z
+                part = part * (zl[None, None] if slot_species is None else tf.gather(zl, slot_species)[None])
+            blocks[l, (-1) ** l] = tf.reduce_sum(part, axis=2)[None]
+        return blocks
 
-    def _direct(self, context: Context) -> tf.Tensor:
+    def _direct(self, context: Context) -> Equivariant:
         """Density from radial functions on bonds."""
         node: Any = self.node
-        values = radial_values(context, self.radial, self.spline)
+        weights = tf.unstack(radial_values(context, self.radial, self.spline), axis=2)[: self.lmax + 1]
         z = self._chemistry(context)
-        weights = [values[:, :, l] for l in range(self.lmax + 1)]
         if z is not None:
             zj = tf.gather(z, context.neighbour_species())
-            weights = [w * (zj[:, :, l] if node.embedding_per_l else zj) for l, w in enumerate(weights)]
-        per_row = rows_times_harmonics(weights, context.value(node.harmonics))
-        return tf.transpose(context.sum_over_rows(per_row), (1, 0, 2))
+            per_l = tf.unstack(zj, axis=2) if node.embedding_per_l else [zj] * len(weights)
+            weights = [w * f for w, f in zip(weights, per_l, strict=True)]
+        return as_harmonic_blocks(sum_over_bonds(context, weights, context.value(node.harmonics)))
 
-    def __call__(self, context: Context) -> tf.Tensor:
-        """Density, [functions, atoms, channels]."""
+    def __call__(self, context: Context) -> Equivariant:
+        """Density."""
         node: Any = self.node
         projected = context.radial == "projected" and self.projector is not None
         density = self._projected(context) if projected else self._direct(context)
@@ -151,10 +156,14 @@ class DensityBlock(Block):
 
 
 def indicator_of_neighbours(
-    context: Context, indicator: tf.Tensor, chemistry: tf.Tensor | None, scalar_row: int | None
+    context: Context,
+    indicator: Equivariant,
+    table: FunctionTable,
+    chemistry: tf.Tensor | None,
+    scalar_row: int | None,
 ) -> tf.Tensor:
     """Indicator rows of the neighbours, [rows, W, q, n]; ``chemistry`` [elements, n] is added to the scalar row."""
-    by_atom = tf.transpose(indicator, (1, 0, 2))
+    by_atom = tf.transpose(rows_of(indicator, table), (1, 0, 2))
     if chemistry is not None:
         assert scalar_row is not None
         unit = np.zeros((1, by_atom.shape[1], 1))
@@ -198,28 +207,36 @@ class MessageDensityBlock(Block):
         tabulated = isinstance(self.radial, RadialBlock) and self.radial.grid_end is not None
         self.spline = RadialTable(self.radial, SPLINE_INTERVALS) if tabulated else None
 
-    def __call__(self, context: Context) -> tf.Tensor:
-        """Coupled messages, [functions, atoms, channels]."""
+    def __call__(self, context: Context) -> Equivariant:
+        """Coupled messages."""
         node: Any = self.node
         values = radial_values(context, self.radial, self.spline)
         chemistry = None
         if self.w is not None:
             chemistry = tf.matmul(context.of_elements(context.value(node.embedding)), self.w) / np.sqrt(self.w.shape[0])
         message = indicator_of_neighbours(
-            context, context.value(node.indicator), chemistry, self.scalar_row if chemistry is not None else None
+            context,
+            context.value(node.indicator),
+            self.indicator_table,
+            chemistry,
+            self.scalar_row if chemistry is not None else None,
         )
-        weights = [values[:, :, l] for l in range(self.lmax + 1)]
+        weights = tf.unstack(values, axis=2)[: self.lmax + 1]
         density = message_density(context, weights, message, context.value(node.harmonics))
         return divide_by_neighbours(context, contract_pairs(density, self.product), node.average_neighbours)
 
 
-def message_density(context: Context, weights: list[tf.Tensor], message: tf.Tensor, harmonics: tf.Tensor) -> tf.Tensor:
-    """T = sum_b R Y I, [lm, q, atoms, n]."""
+def message_density(
+    context: Context, weights: list[tf.Tensor], message: tf.Tensor, harmonics: tf.Tensor
+) -> dict[int, tf.Tensor]:
+    """T = sum_b R Y I: l -> [2l+1, q, atoms, n]."""
     rows, width, q, n = (int(s) for s in message.shape)
     carried = [tf.reshape(w[:, :, None, :] * message, (rows, width, q * n)) for w in weights]
-    per_row = rows_times_harmonics(carried, harmonics)
-    density = tf.reshape(context.sum_over_rows(per_row), (context.n_atoms, per_row.shape[1], q, n))
-    return tf.transpose(density, (1, 2, 0, 3))
+    parts = sum_over_bonds(context, carried, harmonics)
+    return {
+        l: tf.transpose(tf.reshape(part, (context.n_atoms, 2 * l + 1, q, n)), (1, 2, 0, 3))
+        for l, part in enumerate(parts)
+    }
 
 
 @block_for(ChemicalDensity)
@@ -276,10 +293,10 @@ class ChemicalDensityBlock(Block):
                 h = h / np.sqrt(w.shape[0])
         cut = tf.where(distance < node.cutoff, formulas.envelope(x, node.envelope_p), tf.zeros_like(distance))
         cube = tf.reshape(h, (rows, width, self.channels, self.lmax + 1))
-        return [cube[..., l] * tf.cast(cut, self.dtype)[..., None] for l in range(self.lmax + 1)]
+        return [part * tf.cast(cut, self.dtype)[..., None] for part in tf.unstack(cube, axis=-1)]
 
-    def __call__(self, context: Context) -> tf.Tensor:
-        """Density, [functions, atoms, channels]."""
+    def __call__(self, context: Context) -> Equivariant:
+        """Density."""
         node: Any = self.node
         weights = self._radial(context)
         harmonics = context.value(node.harmonics)
@@ -288,12 +305,14 @@ class ChemicalDensityBlock(Block):
                 z = tf.matmul(context.of_elements(context.value(node.indicator)), self.w) / np.sqrt(self.w.shape[0])
                 zj = tf.gather(z, context.neighbour_species())
                 weights = [w * zj for w in weights]
-            per_row = rows_times_harmonics(weights, harmonics)
-            density = tf.transpose(context.sum_over_rows(per_row), (1, 0, 2))
+            density = as_harmonic_blocks(sum_over_bonds(context, weights, harmonics))
         else:
             assert self.w is not None
             assert self.product is not None
             chemistry = tf.matmul(context.of_elements(context.value(node.embedding)), self.w) / np.sqrt(self.size)
-            message = indicator_of_neighbours(context, context.value(node.indicator), chemistry, self.scalar_row)
+            indicator = context.value(node.indicator)
+            message = indicator_of_neighbours(
+                context, indicator, self.table_of(node.indicator), chemistry, self.scalar_row
+            )
             density = contract_pairs(message_density(context, weights, message, harmonics), self.product)
         return divide_by_neighbours(context, density, node.average_neighbours)

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from gracecli.errors import ModelError
-from gracecli.model.blocks.base import Block, Context, Variables, block_for
+from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, block_for, rows_of
 from gracecli.model.blueprint import EquivariantNorm, Gate, InvariantNorm
 from gracecli.model.functions import FunctionTable
 
@@ -44,17 +44,29 @@ class InvariantNormBlock(Block):
         self.scale = self.variable("scale", (1, n, 1))
         self.lin_scale = self.variable("lin_scale", (1, 1)) if node.mode == "sep_lin_gate" else None
 
-    def __call__(self, context: Context) -> tf.Tensor:
-        """Normalised scalars, [1, atoms, channels]."""
+    def __call__(self, context: Context) -> Equivariant:
+        """Normalised scalars."""
+        return {lp: self._scaled(x) for lp, x in context.value(self.node.source).items()}  # type: ignore[attr-defined]
+
+    def _scaled(self, x: tf.Tensor) -> tf.Tensor:
         node: Any = self.node
-        x = context.value(node.source)
         scale = tf.reshape(self.scale, (-1,))
         if node.mode == "full":
             return _rms_scaled(x, scale, 1e-10)
-        linear = x[..., :1]
+        linear, rest = tf.split(x, [1, self.channels - 1], axis=-1)
         if self.lin_scale is not None:
             linear = linear * self.lin_scale[0, 0]
-        return tf.concat([linear, _rms_scaled(x[..., 1:], scale, 1e-10)], axis=-1)
+        return tf.concat([linear, _rms_scaled(rest, scale, 1e-10)], axis=-1)
+
+
+def _as_blocks(rows: tf.Tensor, table: FunctionTable) -> Equivariant:
+    """Rows [functions, atoms, channels] back to blocks."""
+    blocks = table.blocks()
+    parts = tf.split(rows, [v[2] * (2 * lp[0] + 1) for lp, v in blocks.items()], axis=0)
+    return {
+        lp: tf.reshape(part, (v[2], 2 * lp[0] + 1, *part.shape[1:]))
+        for (lp, v), part in zip(blocks.items(), parts, strict=True)
+    }
 
 
 def _per_row(table: FunctionTable, values: list[float]) -> np.ndarray:
@@ -99,11 +111,11 @@ class EquivariantNormBlock(Block):
         norm = tf.reduce_mean(tf.reduce_sum(weights * x * x, axis=0, keepdims=True), axis=-1, keepdims=True)
         return tf.math.rsqrt(norm + self.epsilon)
 
-    def __call__(self, context: Context) -> tf.Tensor:
+    def __call__(self, context: Context) -> Equivariant:
         """Normalised tensor."""
         node: Any = self.node
         assert self.table is not None
-        x = context.value(node.source)
+        x = rows_of(context.value(node.source), self.table)
         scalar = tf.constant(self.scalar, x.dtype)[:, None, None]
         if node.center:
             x = x - scalar * tf.reduce_mean(x, axis=-1, keepdims=True)
@@ -122,7 +134,7 @@ class EquivariantNormBlock(Block):
         out = x * factor
         if self.bias is not None:
             out = out + scalar * tf.transpose(self.bias[0])[:, None, :]
-        return out
+        return _as_blocks(out, self.table)
 
 
 @block_for(Gate)
@@ -149,11 +161,11 @@ class GateBlock(Block):
             for s, a, b in zip(suffixes, sizes, sizes[1:], strict=False)
         ]
 
-    def __call__(self, context: Context) -> tf.Tensor:
+    def __call__(self, context: Context) -> Equivariant:
         """Gated tensor."""
         node: Any = self.node
         assert self.table is not None
-        x = context.value(node.source)
+        x = rows_of(context.value(node.source), self.table)
         h = tf.transpose(tf.gather(x, self.rows), (1, 2, 0))
         if self.mix is not None:
             forth, back = self.mix
@@ -164,4 +176,4 @@ class GateBlock(Block):
             h = h if b is None else h + b
             h = tf.nn.silu(h) if i + 1 < len(self.layers) else h
         gates = tf.repeat(tf.transpose(tf.sigmoid(h), (2, 0, 1)), [g.size for g in self.table.groups], axis=0)
-        return x * gates
+        return _as_blocks(x * gates, self.table)

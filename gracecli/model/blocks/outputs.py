@@ -23,7 +23,7 @@ from ase import units
 from ase.data import atomic_numbers
 
 from gracecli.errors import ModelError
-from gracecli.model.blocks.base import Block, Context, Variables, activation, block_for
+from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, activation, block_for
 from gracecli.model.blocks.coupled import by_element
 from gracecli.model.blueprint import (
     ZBL,
@@ -53,7 +53,8 @@ class OutputBlock(Block):
         table = self._inputs[name].table
         if table is None or len(table) != 1:
             raise ModelError(f"model: readout {self.node.name!r} needs a single scalar function from {name!r}")
-        return context.value(name)[0]
+        (block,) = context.value(name).values()
+        return tf.reshape(block, (context.n_atoms, -1))
 
 
 def dense_layers(x: tf.Tensor, weights: list[tf.Tensor], act: Any) -> tf.Tensor:
@@ -91,7 +92,8 @@ class MLPReadoutBlock(OutputBlock):
         node: Any = self.node
         x = tf.add_n([self.scalars(context, s) for s in node.sources])
         if node.linear_channel:
-            energy, x = energy + x[:, 0], x[:, 1:]
+            linear, x = tf.split(x, [1, int(x.shape[1]) - 1], axis=1)
+            energy = energy + linear[:, 0]
         if self.scale is not None:
             x = x * self.scale / tf.sqrt(tf.reduce_mean(x * x, axis=-1, keepdims=True) + 1e-16)
         return energy + dense_layers(x, self.layers, self.activation)[:, 0]
@@ -120,7 +122,7 @@ class BranchReadoutBlock(OutputBlock):
         if not self.node.element_dependent:  # type: ignore[attr-defined]
             return dense_layers(x, layers, self.activation)[:, 0]
         for k, w in enumerate(layers):
-            y = by_element(context, lambda m, x=x: tf.matmul(x, m)[None], w, 1)[0] / np.sqrt(int(w.shape[-2]))
+            y = by_element(context, lambda m, x=x: tf.matmul(x, m), w) / np.sqrt(int(w.shape[-2]))
             x = self.activation(y) if k + 1 < len(layers) else y
         return x[:, 0]
 
@@ -251,7 +253,7 @@ class ZBLBlock(Block):
         self.cutoff = self.variable(path, shape, trainable=False)
         self.charge = np.array([float(atomic_numbers[e]) for e in node.elements])
 
-    def __call__(self, context: Context) -> tf.Tensor:
+    def __call__(self, context: Context) -> Equivariant:
         """Repulsion energy."""
         i, j = context.centre_species()[:, None], context.neighbour_species()
         charge = context.of_elements(tf.constant(self.charge))
@@ -275,4 +277,4 @@ class ZBLBlock(Block):
         pair = zi * zj * (zbl_screening(d, s)[0] + switch)
         pair = tf.where(inside, pair, tf.zeros_like(pair)) * (COULOMB_CONSTANT / 2.0)
         energy = context.sum_over_rows(tf.reduce_sum(pair, axis=1))
-        return tf.cast(energy, self.dtype)[None, :, None]
+        return {(0, 1): tf.cast(energy, self.dtype)[None, None, :, None]}

@@ -8,6 +8,10 @@ Lysogorskiy et al., arXiv:2508.17936)::
          E = MLP(reduce[A, AA, AAA, AAAA]) + element shift
     2l   layer one as 1l with equivariant AAA, AAAA; I = reduce(reduce[A, AA, AAA, AAAA]) is sent to the neighbours,
          B = reduce[Y I, B0]; then B1, BB, BBB, BBBB as above; E = MLP(norm(rho_1) + norm(rho_2)) + element shift
+
+There are two generations. ``1l-small`` and ``2l-small`` are of the first (tanh networks, envelope p = 5, AAA = AA1 x A,
+one normalised readout without element shift), the others of the second; this reproduces the parameter counts of
+Table III. ``generation=`` chooses the other one.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from gracecli.errors import UsageError
 from gracecli.model import blueprint as bp
 
 NATURAL: bp.LPList = tuple((l, (-1) ** l) for l in range(7))
-FULL: bp.LPList = ((0, 1), *((l, p) for l in range(1, 7) for p in ((-1) ** l, -((-1) ** l))))
+FULL: bp.LPList = ((0, 1), *((l, p) for l in range(1, 7) for p in (-1, 1)))
 SCALAR: bp.LPList = ((0, 1),)
 
 
@@ -31,18 +35,19 @@ SCALAR: bp.LPList = ((0, 1),)
 class Sizes:
     """Everything a preset lets you change; tuples are per order (fs) or per layer (2l).
 
-    ``n_product`` are the channels after mixing, ``indicator_lmax`` the degree of the message, ``cutoffs`` a
+    ``generation`` is 1 or 2; ``n_product`` are the channels after mixing, ``indicator_lmax`` the degree of the message, ``cutoffs`` a
     dictionary of pair cutoffs (keys such as ``AlLi`` or ``Al``) that replaces the single cutoff.
     """
 
     cutoff: float = 6.0
+    generation: int = 2
     order: int = 4
     lmax: tuple[int, ...] = (4,)
     n_radial: tuple[int, ...] = (32,)
     n_product: tuple[int, ...] = (32,)
     n_density: int = 12
     n_basis: int = 8
-    envelope_p: int = 16
+    envelope_p: int | None = None
     hidden: tuple[int, ...] = (64, 64)
     readout_hidden: tuple[int, ...] = (64,)
     embedding: int = 128
@@ -66,10 +71,10 @@ PRESETS: dict[str, Sizes] = {
         _FS, cutoff=7.0, n_radial=(20, 20, 15, 10), embedding=72,
         fs_parameters=((1.0, 1.0), (1.0, 0.5), (1.0, 2.0), (1.0, 0.75), (1.0, 1.5)),
     ),
-    "1l-small": replace(_1L, n_density=10),
-    "1l-medium": replace(_1L, n_product=(64,), n_density=12),
-    "1l-large": replace(_1L, n_radial=(42,), n_product=(64,), n_density=16, n_basis=10),
-    "2l-small": replace(_2L, n_density=12),
+    "1l-small": replace(_1L, generation=1),
+    "1l-medium": replace(_1L, n_density=16, n_basis=10),
+    "1l-large": replace(_1L, n_product=(64,), n_density=16, n_basis=10),
+    "2l-small": replace(_2L, generation=1, lmax=(4, 4)),
     "2l-medium": replace(_2L, n_radial=(42, 32), n_product=(42, 64), n_density=16, n_basis=10),
     "2l-large": replace(
         _2L, n_radial=(42, 32), n_product=(42, 64), n_density=16, n_basis=10, indicator_lmax=3
@@ -115,6 +120,9 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
         Fields of :class:`Sizes`.
     """
     sizes = preset_sizes(name, **overrides)
+    if sizes.envelope_p is None:
+        sizes = replace(sizes, envelope_p=5 if sizes.generation == 1 or name.startswith("fs") else 16)
+    assert sizes.envelope_p is not None
     symbols = tuple(sorted(elements))
     nodes: list[bp.Node] = []
     if sizes.cutoffs:
@@ -128,9 +136,10 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
     else:
         basis = "RadialBasis"
         kind = "SBessel" if name.startswith("fs") else "Cheb"
-        p = 5 if name.startswith("fs") else sizes.envelope_p
         nodes.append(
-            bp.RadialBasis(name=basis, basis=kind, n_functions=sizes.n_basis, cutoff=sizes.cutoff, envelope_p=p)
+            bp.RadialBasis(
+                name=basis, basis=kind, n_functions=sizes.n_basis, cutoff=sizes.cutoff, envelope_p=sizes.envelope_p
+            )
         )
     build = {"fs": _fs, "1l": _one_layer, "2l": _two_layers}[name.split("-")[0]]
     build(nodes, basis, symbols, sizes)
@@ -148,7 +157,8 @@ def _radial_density(nodes: list[bp.Node], basis: str, name: str, radial: str, n:
     nodes.append(
         bp.MLPRadial(
             name=radial, basis=basis, n_radial=n, lmax=lmax, hidden=sizes.hidden,
-            activations=("silu",) * len(sizes.hidden), generation=2,
+            activations=("tanh" if sizes.generation == 1 else "silu",) * len(sizes.hidden),
+            generation=sizes.generation,
         )
     )  # fmt: skip
     nodes.append(
@@ -203,21 +213,70 @@ def _one_layer(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes
     names = ["A"]
     nodes.append(_mix("A1", "A", "A", n))
     if sizes.order >= 2:
-        nodes.append(_product("AA", "A1", "A1", lmax, lmax, same=True))
+        nodes.append(_product("AA", "A1", "A1", lmax, lmax, same=True if sizes.generation == 2 else None))
         names.append("AA")
     if sizes.order >= 3:
         nodes.append(_mix("AA1", "AA", "A", n))
-        nodes.append(_product("AAA", "AA1", "A1", lmax, 0))
+        nodes.append(_product("AAA", "AA1", "A" if sizes.generation == 1 else "A1", lmax, 0))
         names.append("AAA")
     if sizes.order >= 4:
         nodes.append(_mix("AA2", "AA", "A", n))
         nodes.append(_product("AAAA", "AA2", "AA2", lmax, 0))
         names.append("AAAA")
-    nodes.append(_densities("rho", names, sizes.n_density + 1, allowed=NATURAL))
+    nodes.append(_densities("rho", names, sizes.n_density + 1, SCALAR if sizes.generation == 1 else NATURAL))
     nodes.append(bp.InitialEnergy(name="atomic_energy"))
+    nodes.append(_readout(("rho",), sizes, "silu"))
+
+
+def _readout(sources: tuple[str, ...], sizes: Sizes, activation: str) -> bp.Node:
+    """Readout: one channel linear, the others through a network; the first generation normalises them."""
+    first = sizes.generation == 1
+    return bp.MLPReadout(
+        name="LinMLPOut2ScalarTarget", sources=sources, hidden=sizes.readout_hidden, normalize=first,
+        activation="scaled-silu" if first else activation,
+    )  # fmt: skip
+
+
+def _two_layers_first(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: Sizes) -> None:
+    """First generation: natural parities, one readout over all functions of both layers."""
+    (l1, l2), Il, (n1, n2) = sizes.lmax, sizes.indicator_lmax, sizes.n_product
+    _common(nodes, symbols, sizes)
+    _radial_density(nodes, basis, "A", "R", sizes.n_radial[0], l1, sizes)
+    below = _products(nodes, "A", n1, l1, Il, sizes.order)
+    sent = tuple((l, (-1) ** l) for l in range(Il + 1))
+    limits = (Il, Il, Il, 0)[: len(below)]
+    nodes.append(bp.Reduce(name="I0", sources=below, lmax=limits, n_out=16, allowed=sent, element_dependent=True))
+    nodes.append(bp.Reduce(name="I", sources=("I0",), lmax=(Il,), n_out=sizes.n_radial[1], allowed=sent))
+    _radial_density(nodes, basis, "B0", "R1", sizes.n_radial[1], l1, sizes)
     nodes.append(
-        bp.MLPReadout(name="LinMLPOut2ScalarTarget", sources=("rho",), hidden=sizes.readout_hidden, activation="silu")
-    )
+        bp.MessageDensity(
+            name="YI", radial="R1", harmonics="Y", indicator="I", lmax=l1, Lmax=l2, normalize=True,
+            average_neighbours=sizes.average_neighbours, keep_parity=NATURAL,
+        )
+    )  # fmt: skip
+    nodes.append(bp.Reduce(name="B", sources=("YI", "B0"), lmax=(l2, l2), n_out=n2, allowed=NATURAL))
+    above = _products(nodes, "B", n2, l2, 0, sizes.order)
+    nodes.append(_densities("I_out", (*below, *above), sizes.n_density + 1))
+    nodes.append(bp.InitialEnergy(name="atomic_energy"))
+    nodes.append(_readout(("I_out",), sizes, "silu"))
+
+
+def _products(nodes: list[bp.Node], a: str, n: int, lmax: int, Lmax_3: int, order: int) -> tuple[str, ...]:
+    """A, AA, AAA, AAAA of the first generation (three-fold products up to Lmax_3); names of those made."""
+    names = [a]
+    nodes.append(_mix(f"{a}1", a, a, n))
+    if order >= 2:
+        nodes.append(_product(a * 2, f"{a}1", f"{a}1", lmax, lmax))
+        names.append(a * 2)
+    if order >= 3:
+        nodes.append(_mix(f"{a}{a}1", a * 2, a, n))
+        nodes.append(_product(a * 3, f"{a}{a}1", a, lmax, Lmax_3))
+        names.append(a * 3)
+    if order >= 4:
+        nodes.append(_mix(f"{a}{a}2", a * 2, a, n))
+        nodes.append(_product(a * 4, f"{a}{a}2", f"{a}{a}2", lmax, 0))
+        names.append(a * 4)
+    return tuple(names)
 
 
 def _second_layer(nodes: list[bp.Node], basis: str, sizes: Sizes) -> None:
@@ -246,6 +305,9 @@ def _second_layer(nodes: list[bp.Node], basis: str, sizes: Sizes) -> None:
 
 
 def _two_layers(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: Sizes) -> None:
+    if sizes.generation == 1:
+        _two_layers_first(nodes, basis, symbols, sizes)
+        return
     lmax, n, Il = sizes.lmax[0], sizes.n_product[0], sizes.indicator_lmax
     _common(nodes, symbols, sizes)
     _radial_density(nodes, basis, "A", "R", sizes.n_radial[0], lmax, sizes)
@@ -272,12 +334,7 @@ def _two_layers(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], size
     nodes.append(bp.InvariantNorm(name="I_out_0_LN", source="I_out_0", mode="only_nonlin"))
     _second_layer(nodes, basis, sizes)
     nodes.append(bp.InitialEnergy(name="atomic_energy"))
-    nodes.append(
-        bp.MLPReadout(
-            name="LinMLPOut2ScalarTarget", sources=("I_out_0_LN", "I_1_LN"), hidden=sizes.readout_hidden,
-            activation="tanh",
-        )
-    )  # fmt: skip
+    nodes.append(_readout(("I_out_0_LN", "I_1_LN"), sizes, "tanh"))
 
 
 def _shifts(name: str, symbols: tuple[str, ...], sizes: Sizes) -> list[bp.Node]:
@@ -285,11 +342,12 @@ def _shifts(name: str, symbols: tuple[str, ...], sizes: Sizes) -> list[bp.Node]:
     nodes: list[bp.Node] = []
     if sizes.element_shifts is not None and len(sizes.element_shifts) != len(symbols):
         raise UsageError(f"{len(sizes.element_shifts)} element shifts for {len(symbols)} elements")
-    if name.startswith("fs") or sizes.scale != 1.0 or sizes.element_shifts is not None:
+    fs, first = name.startswith("fs"), sizes.generation == 1
+    if fs or first or sizes.scale != 1.0 or sizes.element_shifts is not None:
         nodes.append(
             bp.ScaleShift(name="ConstantScaleShiftTarget", scale=sizes.scale, element_shifts=sizes.element_shifts)
         )
-    if not name.startswith("fs"):
+    if not fs and not first:
         nodes.append(bp.ElementShift(name="TrainableShiftTarget"))
     if sizes.zbl_cutoffs:
         nodes.append(bp.ZBL(name="ZBL", elements=symbols, cutoffs=sizes.zbl_cutoffs))

@@ -35,7 +35,8 @@ SCALAR: bp.LPList = ((0, 1),)
 class Sizes:
     """Everything a preset lets you change; tuples are per order (fs) or per layer (2l).
 
-    ``generation`` is 1 or 2; ``n_product`` are the channels after mixing, ``indicator_lmax`` the degree of the message, ``cutoffs`` a
+    ``generation`` is 1 or 2; ``n_product`` are the channels after mixing, ``indicator_lmax`` the degree of the message,
+    ``cutoffs`` a
     dictionary of pair cutoffs (keys such as ``AlLi`` or ``Al``) that replaces the single cutoff.
     """
 

@@ -91,15 +91,13 @@ def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
     values = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in reference.energies.items())
     say(f"reference energies (eV/atom, {'fitted' if reference.fitted else 'given'}): {values}")
     say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")
-    options = dict(config.model.overrides)
+    scale = config.model.scale or force_rms(train)
+    shifts = tuple(reference.energies[symbol] for symbol in sorted(elements))  # presets sort their elements
+    options = {**config.model.overrides, "scale": scale, "element_shifts": shifts}
     if config.model.cutoff is not None:
         options["cutoff"] = config.model.cutoff
-    try:
-        blueprint = preset(config.model.preset, elements, **options)
-    except TypeError as error:
-        raise UsageError(f"[model] overrides of preset {config.model.preset!r}: {error}") from error
-    scale = config.model.scale or force_rms(train)
-    return FitData(train, valid, sets["test"], reports, tuple(elements), blueprint, reference, scale)
+    blueprint = preset(config.model.preset, elements, **options)
+    return FitData(train, valid, sets["test"], reports, blueprint.elements, blueprint, reference, scale)
 
 
 def build_network(config: FitConfig, data: FitData, average_neighbours: float) -> tuple[Any, Blueprint]:

@@ -374,7 +374,7 @@ class Trainer:
 
         values = self.network.weights() | weights
         metadata = model_metadata(self.config, self.data, self.blueprint, self.state, metrics)
-        save_model(self.directory / MODEL, Model(self.blueprint, values, metadata))
+        save_model(self.directory / MODEL, Model(self.blueprint, values, metadata), overwrite=True)
 
     def _finish(self) -> FitResult:
         """Errors of the best model, its file, and the pictures."""

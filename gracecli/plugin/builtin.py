@@ -40,12 +40,18 @@ def gracecli_register_commands() -> Iterator[CommandSpec]:
 
 @hookimpl
 def gracecli_register_engines() -> Iterator[EngineSpec]:
-    """Provide the TensorFlow engine."""
+    """Provide the TensorFlow engine, and the one that runs published programs."""
     yield EngineSpec(
         name="tensorflow",
         help="TensorFlow with XLA, CPU or GPU; runs every model.",
         factory="gracecli.engine.tensorflow:create_engine",
         priority=10,
+    )
+    yield EngineSpec(
+        name="saved-model",
+        help="Runs a published TensorFlow SavedModel export as it is; chosen for folders that hold nothing else.",
+        factory="gracecli.engine.savedmodel:create_engine",
+        priority=-10,
     )
 
 

@@ -100,7 +100,7 @@ def preset_sizes(name: str, **overrides: Any) -> Sizes:
             near = difflib.get_close_matches(key, known, n=1)
             raise UsageError(f"preset {name}: unknown option {key!r}", f"did you mean {near[0]}?" if near else None)
     default = PRESETS[name]
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in overrides.items():
         if isinstance(getattr(default, key), tuple) and key != "fs_parameters" and isinstance(value, int):
             value = (value,) * len(getattr(default, key))

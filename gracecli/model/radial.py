@@ -154,7 +154,9 @@ class SplineGrid:
     def samples(self) -> Array:
         """Distances at which the function is sampled, (intervals + 5,): the knots and four midpoints at the ends."""
         n = self.intervals
-        return np.sort(np.concatenate([np.arange(n + 1.0), [0.5, 1.5, n - 1.5, n - 0.5]])) * (self.end / n)
+        points = np.concatenate([np.arange(n + 1.0), [0.5, 1.5, n - 1.5, n - 0.5]])
+        spacing = np.float64(self.end / n)
+        return np.sort(points) * spacing
 
     def design(self, distance: Array) -> Array:
         """Interpolation matrix, (len(distance), intervals + 5): R = design @ T."""

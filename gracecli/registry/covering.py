@@ -37,11 +37,12 @@ def models_covering(symbols: Sequence[str]) -> list[str]:
 
 
 def suggest_models(symbols: Sequence[str]) -> list[str]:
-    """Names for an error message: the models here, or else a few published ones, marked as such."""
+    """Names for an error message: the models here, or else a few published ones, with a remark behind the last."""
     local = local_models_covering(symbols)
     if local:
         return local
     published = models_covering(symbols)
     # one of each kind: the rest of the catalog are variants of these
     few = [name for name in published if name.endswith("-OMAT")] or published
-    return [f"{name} (published, not on this machine)" for name in few[:MOST_PUBLISHED]]
+    few = few[:MOST_PUBLISHED]
+    return few[:-1] + [f"{name} (published, not on this machine)" for name in few[-1:]]

@@ -19,6 +19,8 @@ TINY = [
     "grace_2l_tiny_uq", "grace_2l_v1_tiny", "grace_3l_like_tiny",
 ]  # fmt: skip
 LARGE = ["grace_1l_large_arch", "grace_2l_omat_arch", "grace_2l_omat_large_base_arch"]
+TWINS = ["grace_2l_tiny_fp32", "grace_2l_tiny_uq"]
+"""Same architecture as grace_2l_tiny; single precision is tested in its own precision below."""
 STAGES = [
     "extra_classes_a_tiny", "extra_classes_b_tiny", "grace_1l_tiny", "grace_1l_v1_tiny", "grace_2l_tiny",
     "grace_2l_v1_tiny", "grace_3l_like_tiny",
@@ -55,7 +57,7 @@ def test_lists_are_complete(folder, compare):
     assert {c.model for c in compare.cases(folder)} == set(TINY) | set(LARGE)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [n if n not in TWINS else pytest.param(n, marks=pytest.mark.slow) for n in TINY])
 def test_energies_forces_and_stresses(folder, compare, name):
     assert_within(compare, folder, compare.Case(name))
 

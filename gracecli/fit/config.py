@@ -281,11 +281,13 @@ def _resolve_paths(data: DataConfig, folder: Path) -> DataConfig:
     root = folder
     if data.root is not None:
         root = folder / expand(data.root)
-    sets = {
-        name: tuple(dataclasses.replace(s, path=str(root / expand(s.path))) for s in getattr(data, name))
-        for name in ("train", "valid", "test")
-    }
-    return dataclasses.replace(data, root=None, **sets)
+
+    def resolved(sets: tuple[SetConfig, ...]) -> tuple[SetConfig, ...]:
+        return tuple(dataclasses.replace(entry, path=str(root / expand(entry.path))) for entry in sets)
+
+    return dataclasses.replace(
+        data, root=None, train=resolved(data.train), valid=resolved(data.valid), test=resolved(data.test)
+    )
 
 
 def expand(path: str) -> Path:

@@ -66,7 +66,7 @@ def plain(summary: Summary) -> dict[str, Any]:
 def _table(summaries: list[Summary], bundled: set[str]) -> str:
     from gracecli.registry.resolve import DEFAULT_MODEL
 
-    columns = [
+    columns: list[Column | str] = [
         "model", "layers", "elements", Column("cutoff", "Å"), Column("parameters", format=","), "precision",
         Column("size", "MB", ".2f"), "licence", "from",
     ]  # fmt: skip

@@ -129,5 +129,5 @@ def _metrics(name: str, groups: Mapping[str, Any]) -> str:
                 rows.append((label, values.get("structures"), *(values.get(error) for error, _ in ERRORS)))
     if not rows:
         return ""
-    columns = ["", Column("structures"), *(column for _, column in ERRORS)]
+    columns: list[Column | str] = ["", "structures", *(column for _, column in ERRORS)]
     return f"Errors on the {'validation' if name == 'valid' else name} set\n" + format_table(columns, rows)

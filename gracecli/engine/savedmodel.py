@@ -1,8 +1,8 @@
 """An engine for published SavedModel exports: their own program, our bonds and sums.
 
 The program returns atomic energies ``E_a`` and ``f_b = -dE/dr_b`` of every bond. Structures of a batch are disjoint
-graphs, so ``F_k = sum_(b: j=k) f_b - sum_(b: i=k) f_b`` and ``stress = -sum_b f_b r_b / V`` are formed per structure here.
-Old exports without pair forces are asked for one structure at a time and give forces and virial themselves.
+graphs, so ``F_k = sum_(b: j=k) f_b - sum_(b: i=k) f_b`` and ``stress = -sum_b f_b r_b / V`` are formed per structure
+here. Old exports without pair forces are asked for one structure at a time and give forces and virial themselves.
 
 Exports are compiled for every new shape: atoms and bonds are padded up a small ladder. Padded atoms follow the real
 ones; padded bonds are longer than every cutoff and belong to the last atom.

@@ -107,7 +107,9 @@ def add_model(
 def _checked_name(name: str) -> str:
     name = name.removesuffix(SUFFIX)
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot be the name of a model", "letters, digits, '.', '_', '+' and '-'; see --name")
+        raise UsageError(
+            f"{name!r} cannot be the name of a model", "letters, digits, '.', '_', '+' and '-'; see --name"
+        )
     if name in bundled_models():
         raise UsageError(f"{name!r} is the name of a bundled model", "give another --name")
     return name

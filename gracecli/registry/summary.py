@@ -7,7 +7,6 @@ made from; files changed within the last seconds are not remembered, because a c
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -170,7 +169,7 @@ class _Memory:
 
 def _state(path: Path) -> list[int]:
     """What changes whenever the content of a file changes."""
-    s = os.stat(path)
+    s = path.stat()
     return [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
 
 

@@ -18,7 +18,8 @@ from gracecli.engine.create import create_engine
 from gracecli.engine.neighbours import build_graph
 from gracecli.errors import InputError, ModelError, UsageError
 
-FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "grace"
+SHARED = Path(os.environ.get("GRACE_SHARED", Path(__file__).parents[3] / "shared"))
+FIXTURES = SHARED / "fixtures" / "grace"
 MODELS = ["grace_1l_tiny", "grace_2l_tiny", "fs_tiny"]
 
 pytestmark = pytest.mark.slow

@@ -151,14 +151,14 @@ def _restored_coverage(directory: Path, restored: Any) -> Coverage:
             order = np.argsort(np.asarray(member.element_map_index.numpy()))
             names = np.asarray(member.element_map_symbols.numpy())
             symbols = tuple(name.decode() for name in names[order])
-        for owner in (member, getattr(member, "basis_function", None)):
-            if hasattr(owner, "rc"):
-                cutoffs.append(float(np.max(owner.rc.numpy())))
+        owners = [member, getattr(member, "basis_function", None)]
+        cutoffs += [float(np.max(owner.rc.numpy())) for owner in owners if owner is not None and hasattr(owner, "rc")]
         if hasattr(member, "bond_cutoff_map"):
             matrix = np.asarray(member.bond_cutoff_map.numpy(), dtype=float)
-    if symbols is None or not (cutoffs or matrix is not None):
+    if matrix is not None:
+        cutoffs.append(float(matrix.max()))
+    if symbols is None or not cutoffs:
         raise ModelError(
             f"{directory}: neither metadata.yaml nor the program states elements and cutoff", "export the model again"
         )
-    cutoff = max(cutoffs) if cutoffs else float(np.max(matrix))
-    return _coverage(symbols, cutoff, matrix)
+    return _coverage(symbols, max(cutoffs), matrix)

@@ -122,7 +122,7 @@ def _limit_threads(threads: int) -> None:
     tf = import_tensorflow()
     if threads > 1:
         try:
-            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         except RuntimeError:
             warn("TensorFlow has started with threads of its own; --threads may gain little")

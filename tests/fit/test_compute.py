@@ -82,7 +82,7 @@ def test_forces_and_stress_are_derivatives_of_the_energy(setup):
     rng = np.random.default_rng(1)
     shift, strain = rng.standard_normal(frame.atoms.positions.shape), rng.standard_normal((3, 3))
     strain = strain + strain.T
-    h = 1e-4
+    h = 1e-5
 
     def moved(x: float, y: float):
         atoms = frame.atoms.copy()

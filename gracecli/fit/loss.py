@@ -70,19 +70,14 @@ def absolute(delta: float) -> LossFunction:
     return loss
 
 
-BUILT_IN = {"huber": huber, "square": square, "absolute": absolute}
-
-
 def find_loss(name: str) -> Callable[..., LossFunction]:
-    """Factory of a loss by name: built in, or from a plugin.
+    """Factory of a registered loss by name.
 
     Raises
     ------
     UsageError
         No such loss.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
     from gracecli.plugin.manager import get_plugin_manager
     from gracecli.plugin.specs import LossSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gracecli.plugin.hookspecs import hookimpl
-from gracecli.plugin.specs import CommandSpec, EngineSpec, OptimizerSpec
+from gracecli.plugin.specs import CommandSpec, EngineSpec, LossSpec, OptimizerSpec
 
 _COMMANDS = {
     # name: (section, help)
@@ -28,6 +28,13 @@ _OPTIMIZERS = {
     "gpmin": ("GPMin", "Gaussian-process surrogate; fewest evaluations for small molecules."),
     "mdmin": ("MDMin", "Damped molecular dynamics."),
     "ode12r": ("ODE12r", "Adaptive ordinary-differential-equation descent."),
+}
+
+
+_LOSSES = {
+    "huber": "Quadratic for small errors, linear beyond the width; the default.",
+    "square": "Half the square of the error.",
+    "absolute": "The width times the absolute error.",
 }
 
 
@@ -60,3 +67,10 @@ def gracecli_register_optimizers() -> Iterator[OptimizerSpec]:
     """Provide ASE's optimizers."""
     for name, (attribute, text) in _OPTIMIZERS.items():
         yield OptimizerSpec(name=name, help=text, factory=f"ase.optimize:{attribute}")
+
+
+@hookimpl
+def gracecli_register_losses() -> Iterator[LossSpec]:
+    """Provide the losses of ``grace fit``."""
+    for name, text in _LOSSES.items():
+        yield LossSpec(name=name, help=text, factory=f"gracecli.fit.loss:{name}")

@@ -79,7 +79,7 @@ def _table(summaries: list[Summary], bundled: set[str]) -> str:
             s.parameters,
             s.precision,
             s.size / 1e6,
-            _short_licence(s.licence),
+            short_licence(s.licence),
             "bundled" if s.name in bundled else "library",
         )
         for s in summaries
@@ -99,8 +99,10 @@ def cutoff_range(smallest: float, largest: float) -> str:
     return f"{largest:g}" if smallest == largest else f"{smallest:g}-{largest:g}"
 
 
-def _short_licence(licence: str | None) -> str | None:
-    return licence.split(":")[0].split("(")[0].strip()[:32] if licence else None
+def short_licence(licence: str | None) -> str | None:
+    """The first sentence of a licence text, in at most 28 characters."""
+    first = licence.split(". ")[0] if licence else None
+    return first if first is None or len(first) <= 28 else f"{first[:25]}..."
 
 
 @command.command("info")

@@ -70,7 +70,11 @@ def _facts(d: Mapping[str, Any]) -> str:
 def _wrapped(value: Any, indent: int) -> str:
     """Long text below its beginning, in the column of the values."""
     text = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)
-    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH, break_long_words=False)]
+    lines = [
+        line
+        for part in text.splitlines()
+        for line in textwrap.wrap(part, WIDTH, break_long_words=False, break_on_hyphens=False)
+    ]
     return ("\n" + " " * indent).join(lines)
 
 

@@ -74,7 +74,7 @@ def ground_states(calculator: GraceCalculator) -> dict[str, dict[str, float]]:
 def error_table(title: str, report: dict[str, Any]) -> str:
     """Markdown table of errors by group."""
     lines = [
-        f"| {title} | structures | energy MAE / RMSE (meV/atom) | forces MAE / RMSE (meV/Å) | stress MAE / RMSE (GPa) |",
+        f"| {title} | structures | energy MAE, RMSE (meV/atom) | forces MAE, RMSE (meV/Å) | stress MAE, RMSE (GPa) |",
         "|---|---|---|---|---|",
     ]
     for name, e in report.items():
@@ -89,7 +89,7 @@ def card(model: Model, reports: dict[str, Any], lattice: dict[str, dict[str, flo
     """The model card in Markdown."""
     meta, training = model.metadata, model.metadata["training"]
     sources = "\n".join(
-        f"| {s['name']} | {s['frames']} | {s['atoms']} | {', '.join(s.get('drop') or []) or '-'} | `{s['sha256'][:16]}` |"
+        f"| {s['name']} | {s['frames']} | {s['atoms']} | {s['dropped']} | `{s['sha256'][:16]}` |"
         for s in training["data"]["train"]
     )
     states = "\n".join(
@@ -139,7 +139,7 @@ DFT: from the strained cells of the training data; lattice constants corrected f
 
 ## Training data
 
-| set | structures | atoms | kinds left out | sha256 |
+| set | structures | atoms | left out | sha256 |
 |---|---|---|---|---|
 {sources}
 

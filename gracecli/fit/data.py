@@ -234,6 +234,8 @@ def _frame(atoms: Atoms, source: str, name: str, energy_key: str, data: DataConf
         entry.share,
     )
     _check_finite(frame, found is not None, forces is not None, stress is not None)
+    if kind in entry.drop_shear:
+        frame.stress[3:] = np.nan
     return frame
 
 
@@ -290,7 +292,7 @@ def _config_type(atoms: Atoms) -> str:
 
 def _check_filters(entry: SetConfig, images: Sequence[Atoms]) -> None:
     present = {_config_type(atoms) for atoms in images}
-    for option in ("drop", "drop_stress"):
+    for option in ("drop", "drop_stress", "drop_shear"):
         for kind in getattr(entry, option):
             if kind not in present:
                 raise InputError(

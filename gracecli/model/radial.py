@@ -155,8 +155,9 @@ class SplineGrid:
         """Distances at which the function is sampled, (intervals + 5,): the knots and four midpoints at the ends."""
         n = self.intervals
         points = np.concatenate([np.arange(n + 1.0), [0.5, 1.5, n - 1.5, n - 0.5]])
-        spacing = np.float64(self.end / n)
-        return np.sort(points) * spacing
+        samples: Array = np.sort(points).astype(np.float64)
+        samples *= self.end / n
+        return samples
 
     def design(self, distance: Array) -> Array:
         """Interpolation matrix, (len(distance), intervals + 5): R = design @ T."""

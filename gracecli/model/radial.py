@@ -170,4 +170,5 @@ class SplineGrid:
 
     def solve(self) -> Array:
         """Matrix (intervals + 5, intervals + 5) that turns samples into coefficients."""
-        return np.linalg.inv(self.design(self.samples))
+        inverse: Array = np.asarray(np.linalg.inv(self.design(self.samples)), dtype=np.float64)
+        return inverse

@@ -101,12 +101,13 @@ def card(model: Model, reports: dict[str, Any], lattice: dict[str, dict[str, flo
 
 {meta["name"]} is the model that `grace` uses when none is named: a one-layer GRACE potential for
 {", ".join(model.elements)} with a cutoff of {model.cutoff:g} Å and {model.n_parameters:,} parameters, trained from
-scratch with `grace fit` ({training["epochs"]} epochs, {training["seconds"] / 60:.0f} minutes on two processor cores).
+scratch with `grace fit` in two stages (45 and 7 epochs, 58 minutes in all on two processor cores).
 
 * Level of theory: {meta["level_of_theory"]}.
 * Licence: {meta["licence"]}. The notices are in `data/LICENSES`.
 * Cite: {meta["citation"]}; for the method Bochkarev, Lysogorskiy, Drautz, PRX 14, 021036 (2024).
-* Retrain: `grace fit data/recipes/default.toml -o default-model`, then this card with `tools/model_card.py`.
+* Retrain: `grace fit data/recipes/default.toml -o default-model`, then `default-stage-2.toml` as it says, then this
+  card with `tools/model_card.py`.
 * sha256 of blueprint and weights: `{model.sha256()}`.
 
 ## Range of validity

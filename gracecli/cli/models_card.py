@@ -127,11 +127,9 @@ def _metrics(name: str, groups: Mapping[str, Any]) -> str:
         members = {"": found} if key == "overall" else found
         for member, values in members.items():
             if isinstance(values, Mapping):
-                label = title if key == "overall" else f"  {member}"
-                if key != "overall" and member == next(iter(members)):
-                    rows.append((title, *[None] * (len(ERRORS) + 1)))
-                rows.append((label, values.get("structures"), *(values.get(error) for error, _ in ERRORS)))
+                heading = "" if rows and title in (row[0] for row in rows) else title
+                rows.append((heading, member, values.get("structures"), *(values.get(error) for error, _ in ERRORS)))
     if not rows:
         return ""
-    columns: list[Column | str] = ["", "structures", *(column for _, column in ERRORS)]
+    columns: list[Column | str] = ["", "", "structures", *(column for _, column in ERRORS)]
     return f"Errors on the {'validation' if name == 'valid' else name} set\n" + format_table(columns, rows)

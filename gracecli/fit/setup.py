@@ -13,7 +13,7 @@ import numpy as np
 
 from gracecli.errors import UsageError
 from gracecli.fit.batches import GraphSet
-from gracecli.fit.config import FitConfig
+from gracecli.fit.config import FitConfig, expand
 from gracecli.fit.data import Frame, SetReport, elements_of, read_sets, require_elements, split_validation
 from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_reference, force_rms
 from gracecli.fit.table import plain
@@ -126,7 +126,7 @@ def load_start(config: FitConfig) -> Model | None:
             "model.start brings blueprint, cutoff, reference energies and scale",
             "leave overrides, cutoff, reference and scale out",
         )
-    return read_model(resolve_model(chosen.start))
+    return read_model(resolve_model(expand(str(chosen.start))))
 
 
 def reference_of(blueprint: Blueprint) -> dict[str, float]:

@@ -88,6 +88,9 @@ class _Recorder(Mapping[str, np.ndarray]):
 
 def initialise(blueprint: Blueprint, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Initial weights of a blueprint; the same generator state gives the same weights."""
+    from gracecli.quiet import import_tensorflow
+
+    import_tensorflow()  # before the first block imports it
     from gracecli.model.network import Network
 
     recorder = _Recorder(blueprint, rng)

@@ -132,7 +132,7 @@ def test_info(grace, tmp_path):
     table = text.split("Errors on the test set\n")[1].splitlines()
     assert table[1].split() == ["meV/atom", "meV/atom", "meV/Å", "meV/Å", "GPa", "GPa"]
     assert table[3].split() == ["overall", "12", "3.25", "4.50", "61.2", "90.5", "0.125", "-"]
-    assert [line.split()[0] for line in table[4:]] == ["by", "Cu", "by", "mlearn/vacancy"]
+    assert [line.split()[:3] for line in table[4:]] == [["by", "elements", "Cu"], ["by", "kind", "mlearn/vacancy"]]
 
 
 def test_info_as_json(grace):

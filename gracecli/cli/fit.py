@@ -49,7 +49,7 @@ _POSITIVE = click.IntRange(min=1)
 @json_option
 @verbosity_options
 def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, **options: Any) -> None:
-    r"""Train a model on labelled structures (extended XYZ with energies, forces, stresses).
+    """Train a model on labelled structures (extended XYZ with energies, forces, stresses).
 
     The input is one TOML file with all settings, or the training files themselves. Options win over the file. The
     folder of the fit receives model.grace, log.csv, report.json, curves.png, parity.png and checkpoint.npz.

@@ -130,7 +130,9 @@ def _summary(plugin: Plugin) -> str:
     if plugin.error is not None:
         return plugin.error
     kinds = Counter(spec.kind for spec in plugin.specs)
-    return ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in kinds.items()) or "nothing"
+    plural = {1: "", 2: "s", 3: "es"}
+    texts = [f"{n} {kind}{plural[1 if n == 1 else 3 if kind.endswith('s') else 2]}" for kind, n in kinds.items()]
+    return ", ".join(texts) or "nothing"
 
 
 def _where(cause: BaseException | None) -> str | None:

@@ -76,7 +76,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    r"""Relax STRUCTUREs to the nearest energy minimum.
+    """Relax STRUCTUREs to the nearest energy minimum.
 
     A STRUCTURE is a POSCAR, CIF, extxyz (every frame) or any other file that ASE reads; FILE@INDEX picks frames.
     Relaxed structures go to NAME.relaxed.EXT in the current folder, in the format of the input; -o names a file, or a

@@ -11,6 +11,7 @@ another that shares the home directory. TensorFlow compares the whole program be
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import sys
@@ -109,4 +110,6 @@ def import_tensorflow() -> Any:
         import tensorflow
 
         tensorflow.config.list_physical_devices()
+    # a program per rung of the shape ladder is meant; TensorFlow would warn about retracing
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return tensorflow

@@ -235,9 +235,17 @@ class ShapeLadder:
         self.shapes.append(shape)
         return shape
 
+    def forget(self, shape: BatchShape) -> None:
+        """Do not offer a shape again (it did not fit into memory)."""
+        if shape in self.shapes:
+            self.shapes.remove(shape)
+
     def _new_rung(self, needed: BatchShape) -> BatchShape:
-        """Padded shape with headroom in rows; later rungs are roomier in atoms and elements too."""
-        growth = 1.0 if len(self.shapes) < 2 else 1.3
+        """Padded shape with headroom in rows; later rungs are roomier in atoms and elements too.
+
+        The growth keeps structures that arrive smallest first within six programs.
+        """
+        growth = (1.0, 1.3, 1.6)[len(self.shapes)] if len(self.shapes) < 3 else 2.0
         atoms = max(8, int(np.ceil(needed.atoms * growth / 8)) * 8)
         rows = max(32, int(np.ceil(needed.rows * growth * 1.12 / 32)) * 32)
         ladder = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -117,9 +117,11 @@ class TensorFlowEngine:
         return results
 
     def _evaluate_group(self, graphs: Sequence[Graph]) -> list[Results]:
+        shape = self.ladder.choose(required_shape(graphs))
         try:
-            return self._evaluate_batch(pack(graphs, self._index, self.ladder.choose(required_shape(graphs))))
+            return self._evaluate_batch(pack(graphs, self._index, shape))
         except self._tf.errors.ResourceExhaustedError as error:
+            self.ladder.forget(shape)
             if len(graphs) == 1:
                 raise MemoryLimitError(
                     f"a structure of {len(graphs[0])} atoms does not fit into memory", "use --precision fp32"

@@ -153,11 +153,8 @@ def energies_and_gradient(network, batch, radial):
 
 
 @pytest.mark.parametrize("quantity", [0, 1], ids=["values", "slopes"])
-def test_stated_spline_error_is_honest(one_layer, tensorflow, request, quantity):
+def test_stated_spline_error_is_honest(one_layer, tensorflow, quantity):
     """The stated error holds at random distances, for values and for slopes."""
-    if quantity == 1:
-        reason = "stated from the quarter points, but the slope is worst at the knots and in the end intervals"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     tf = tensorflow
     from gracecli.model.blocks.radial import RadialTable, spline_error
 

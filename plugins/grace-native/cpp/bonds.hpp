@@ -266,7 +266,9 @@ template <class Real, int M, int N, bool Add>
 inline void outer_block(const Real *a, ptrdiff_t ar, ptrdiff_t ak, const Real *b, ptrdiff_t sb, int count, Real *out, ptrdiff_t so) {
   using V = Vec<Real>;
   V c[M][N];
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < N; ++j) c[i][j] = Add ? load<Real>(out + i * so + j * width<Real>) : zero<Real>();
   for (int k = 0; k < count; ++k) {
     V v[N];
@@ -401,6 +403,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
         for (int i = 0; i < W; ++i)
           radial_->evaluate(tile.element, e, s.distance[slot + i], bond(s, slot + i, nb, atom), &w.value[size_t(i) * F], &w.slope[size_t(i) * F]);
         V c[W];
+#pragma GCC unroll 16
         for (int i = 0; i < W; ++i) c[i] = zero<Real>();
         for (const auto &b : blocks_) {
           outer<Real, false>(s.harmonics.data() + ptrdiff_t(b.row) * s.capacity + slot, 1, s.capacity, W, &w.local[size_t(b.row) * columns_],
@@ -412,6 +415,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
         add<Real>(&s.gd[slot], fold<Real>(c));
         for (const auto &b : blocks_)
           for (int lm = b.row; lm < b.row + b.rows; ++lm) {
+#pragma GCC unroll 16
             for (int i = 0; i < W; ++i) c[i] = zero<Real>();
             for (int k = 0; k < columns_; k += W) {
               const V g = load<Real>(&w.local[size_t(lm) * columns_ + k]);
@@ -534,7 +538,9 @@ template <class Real> class MessageItem : public BondItem<Real> {
     const Slots<Real> &s = w.slots;
     const int F = radial_->functions;
     V t[M][Q];
+#pragma GCC unroll 5
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
       for (int q = 0; q < Q; ++q) t[m][q] = zero<Real>();
     const Real *R = w.value.data() + l * padded_ + c, *Y = s.harmonics.data() + ptrdiff_t(l * l + m0) * s.capacity;
     for (int k = 0; k < s.size; ++k) {
@@ -550,7 +556,9 @@ template <class Real> class MessageItem : public BondItem<Real> {
         for (int q = 0; q < Q; ++q) t[m][q] += y * v[q];
       }
     }
+#pragma GCC unroll 5
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
       for (int q = 0; q < Q; ++q) store<Real>(&w.local[((l * l + m0 + m) * rows_q_ + q0 + q) * padded_ + c], t[m][q]);
   }
   template <int M> void gather_rows(BondSpace<Real> &w, const Real *message, int l, int m0, int q0, int c) const {

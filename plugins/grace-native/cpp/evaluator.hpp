@@ -124,6 +124,8 @@ template <class Real> class Model {
       case 11: return std::make_unique<LinearReadout<Real>>(r);
       case 12: return std::make_unique<StoreMessage<Real>>(r, elements);
       case 13: return std::make_unique<AddMessageGradient<Real>>(r);
+      case 14: return std::make_unique<Gate<Real>>(r, false);
+      case 15: return std::make_unique<Gate<Real>>(r, true);
     }
     throw std::runtime_error("grace-native: unknown operation");
   }

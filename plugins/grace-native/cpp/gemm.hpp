@@ -49,7 +49,9 @@ void gemm_block(const Real *w, const Source<Real> *sources, int count, ptrdiff_t
                 bool accumulate) {
   using V = Vec<Real>;
   V c[M][N];
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < N; ++j) c[i][j] = accumulate ? load<Real>(out + i * stride + j * width<Real>) : zero<Real>();
   for (int s = 0; s < count; ++s) {
     const Real *x = sources[s].x + column;

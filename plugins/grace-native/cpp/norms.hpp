@@ -131,4 +131,119 @@ template <class Real> class EquivariantNorm : public Operation<Real> {
   std::vector<Real> weight_, affine_, bias_;
 };
 
+// Sigmoid gate of every group, driven by the scalars h of the same channel (optionally mixed over channels first):
+// out[n, f] = x[n, f] sigmoid(t[n, group(f)]),  t = W2 silu(W1 h + b1) + b2  or  W h + b.
+template <class Real> class Gate : public Operation<Real> {
+ public:
+  Gate(Reader &r, bool backward) : backward_(backward) {
+    x_ = Ref::read(r), y_ = Ref::read(r);
+    if (backward) gx_ = Ref::read(r), gy_ = Ref::read(r);
+    channels_ = r.integer(), groups_ = r.integer();
+    first_.resize(groups_ + 1);
+    for (auto &f : first_) f = r.integer();
+    scalars_.resize(r.next());
+    for (auto &s : scalars_) s = r.integer();
+    mixed_ = r.integer();
+    forth_ = take(r, size_t(channels_) * mixed_), back_ = take(r, size_t(mixed_) * channels_);
+    layers_.resize(r.next());
+    for (auto &l : layers_) {
+      l.in = r.integer(), l.out = r.integer();
+      l.w = take(r, size_t(l.in) * l.out), l.b = take(r, l.out);
+    }
+  }
+  void run(Tile<Real> &tile) const override {
+    for (int a = 0; a < lanes<Real>; ++a) one(tile, a);
+  }
+
+ private:
+  struct Layer { int in, out; std::vector<Real> w, b; };
+  static std::vector<Real> take(Reader &r, size_t n) {
+    const double *p = r.numbers(n);
+    return std::vector<Real>(p, p + n);
+  }
+  static Real sigmoid(Real x) { return 1 / (1 + std::exp(-x)); }
+  static Real silu_slope(Real x) { const Real s = sigmoid(x); return s * (1 + x * (1 - s)); }
+  // x[n][i] w[n][k] -> [k][i]
+  static void mix(const std::vector<Real> &x, const std::vector<Real> &w, int n, int k, int count, std::vector<Real> &to) {
+    to.assign(size_t(k) * count, 0);
+    for (int a = 0; a < n; ++a)
+      for (int b = 0; b < k; ++b)
+        for (int i = 0; i < count; ++i) to[b * count + i] += x[a * count + i] * w[a * k + b];
+  }
+  static void mix_transposed(const std::vector<Real> &g, const std::vector<Real> &w, int n, int k, int count, std::vector<Real> &to) {
+    to.assign(size_t(n) * count, 0);
+    for (int a = 0; a < n; ++a)
+      for (int b = 0; b < k; ++b)
+        for (int i = 0; i < count; ++i) to[a * count + i] += g[b * count + i] * w[a * k + b];
+  }
+  void one(Tile<Real> &tile, int lane) const {
+    constexpr int T = lanes<Real>;
+    const int count = int(scalars_.size());
+    const auto x = [&](int n, int f) -> Real & { return tile.at(x_)[(n * x_.stride + f) * T + lane]; };
+    std::vector<Real> h(size_t(channels_) * count), before, after, driven = h;
+    for (int n = 0; n < channels_; ++n)
+      for (int i = 0; i < count; ++i) h[n * count + i] = x(n, scalars_[i]);
+    driven = h;
+    if (mixed_) {
+      mix(h, forth_, channels_, mixed_, count, before);
+      after = before;
+      for (auto &v : after) v *= sigmoid(v);
+      mix(after, back_, mixed_, channels_, count, driven);
+    }
+    std::vector<Real> gdriven(size_t(channels_) * count, 0);
+    std::vector<std::vector<Real>> z(layers_.size());
+    for (int n = 0; n < channels_; ++n) {
+      std::vector<Real> input(driven.begin() + n * count, driven.begin() + (n + 1) * count);
+      for (size_t k = 0; k < layers_.size(); ++k) {
+        const Layer &l = layers_[k];
+        z[k] = l.b;
+        for (int i = 0; i < l.in; ++i)
+          for (int o = 0; o < l.out; ++o) z[k][o] += input[i] * l.w[i * l.out + o];
+        input = z[k];
+        for (auto &v : input) v *= sigmoid(v);
+      }
+      std::vector<Real> g(groups_, 0);
+      for (int k = 0; k < groups_; ++k) {
+        const Real gate = sigmoid(z.back()[k]);
+        for (int f = first_[k]; f < first_[k + 1]; ++f) {
+          if (!backward_) {
+            tile.at(y_)[(n * y_.stride + f) * T + lane] = x(n, f) * gate;
+          } else {
+            const Real go = tile.at(gy_)[(n * gy_.stride + f) * T + lane];
+            tile.at(gx_)[(n * gx_.stride + f) * T + lane] += go * gate;
+            g[k] += go * x(n, f);
+          }
+        }
+        g[k] *= gate * (1 - gate);
+      }
+      if (!backward_) continue;
+      for (size_t k = layers_.size(); k-- > 0;) {
+        const Layer &l = layers_[k];
+        std::vector<Real> below(l.in, 0);
+        for (int i = 0; i < l.in; ++i)
+          for (int o = 0; o < l.out; ++o) below[i] += l.w[i * l.out + o] * g[o];
+        if (k)
+          for (int i = 0; i < l.in; ++i) below[i] *= silu_slope(z[k - 1][i]);
+        g = below;
+      }
+      for (int i = 0; i < count; ++i) gdriven[n * count + i] = g[i];
+    }
+    if (!backward_) return;
+    if (mixed_) {
+      std::vector<Real> inner;
+      mix_transposed(gdriven, back_, mixed_, channels_, count, inner);
+      for (size_t i = 0; i < inner.size(); ++i) inner[i] *= silu_slope(before[i]);
+      mix_transposed(inner, forth_, channels_, mixed_, count, gdriven);
+    }
+    for (int n = 0; n < channels_; ++n)
+      for (int i = 0; i < count; ++i) tile.at(gx_)[(n * gx_.stride + scalars_[i]) * T + lane] += gdriven[n * count + i];
+  }
+  bool backward_;
+  Ref x_, y_, gx_, gy_;
+  int channels_, groups_, mixed_;
+  std::vector<int> first_, scalars_;
+  std::vector<Real> forth_, back_;
+  std::vector<Layer> layers_;
+};
+
 }  // namespace grace

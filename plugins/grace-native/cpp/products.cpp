@@ -1,4 +1,4 @@
-// One of the two precisions, chosen by GRACE_REAL, so that both compile at the same time.
+// Included by products_double.cpp and products_float.cpp, which define GRACE_REAL.
 #include "products.hpp"
 
 namespace grace {

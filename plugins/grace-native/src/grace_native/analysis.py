@@ -23,6 +23,7 @@ from gracecli.model.blueprint import (
     Embedding,
     EquivariantNorm,
     FinnisSinclairReadout,
+    Gate,
     Harmonics,
     InitialEnergy,
     InvariantNorm,
@@ -43,7 +44,7 @@ from gracecli.model.functions import CouplingRules, FunctionTable, Group, Produc
 
 SUPPORTED = (
     RadialBasis, PairRadialBasis, LinearRadial, MLPRadial, Harmonics, Embedding, Density, MessageDensity,
-    ChemicalDensity, Mix, Product, Reduce, InvariantNorm, EquivariantNorm, ZBL, InitialEnergy, MLPReadout,
+    ChemicalDensity, Mix, Product, Reduce, InvariantNorm, EquivariantNorm, Gate, ZBL, InitialEnergy, MLPReadout,
     BranchReadout, FinnisSinclairReadout, LinearReadout, ScaleShift, ElementShift,
 )  # fmt: skip
 MAX_DEGREE = 6
@@ -146,7 +147,7 @@ class Analysis:
             tables = [self.info[s].table for s in node.sources]
             table, collected = reduced_table(zip(tables, node.lmax, strict=True), frozenset(node.allowed))
             return Info(table, node.n_out, collected=collected)
-        if isinstance(node, InvariantNorm | EquivariantNorm):
+        if isinstance(node, InvariantNorm | EquivariantNorm | Gate):
             return Info(self.info[node.source].table, self.info[node.source].channels)
         if isinstance(node, ZBL):
             return Info(FunctionTable((Group(0, 1, "", 0),)), 1)
@@ -217,7 +218,7 @@ class Analysis:
             for source, groups in zip(node.sources, own.collected, strict=True):
                 table = self.info[source].table
                 self.info[source].needed |= {g for g in groups if (table.groups[g].l, table.groups[g].p) in wanted}
-        elif isinstance(node, EquivariantNorm | InvariantNorm):
+        elif isinstance(node, EquivariantNorm | InvariantNorm | Gate):
             own.needed = set(range(len(own.table.groups)))
             self.info[node.source].needed |= own.needed
         elif is_message(node, self.blueprint):

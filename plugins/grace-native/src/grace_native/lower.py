@@ -38,6 +38,7 @@ from gracecli.model.blueprint import (
     ElementShift,
     EquivariantNorm,
     FinnisSinclairReadout,
+    Gate,
     InitialEnergy,
     InvariantNorm,
     LinearReadout,
@@ -92,7 +93,7 @@ class Lowering:
         steps = {
             Density: self._density, ChemicalDensity: self._chemical_density, MessageDensity: self._message,
             Mix: self._mix, Product: self._product, Reduce: self._reduce, InvariantNorm: self._invariant_norm,
-            EquivariantNorm: self._equivariant_norm,
+            EquivariantNorm: self._equivariant_norm, Gate: self._gate,
         }  # fmt: skip
         for node in self.blueprint:
             step: Any = steps.get(type(node))
@@ -547,6 +548,25 @@ class Lowering:
         fields: list[Any] = [info.channels, len(scalar), 1e-12 if self.precision == "fp64" else 1e-8]
         fields += [*sets.tolist(), *(int(c) for c in centre), np.concatenate(weights), affine, bias]
         self._norm(node, (Code.EQUIVARIANT_NORM, Code.EQUIVARIANT_NORM_BACKWARD), fields)
+
+    def _gate(self, node: Gate) -> None:
+        info = self.info(node.name)
+        groups = info.table.groups
+        first = np.concatenate([[0], np.cumsum([g.size for g in groups])])
+        scalars = [int(o) for g, o in zip(groups, first, strict=False) if g.l == 0]
+        channels, mixed = info.channels, node.mix_channels or 0
+        fields: list[Any] = [channels, len(groups), *first.tolist(), len(scalars), *scalars, mixed]
+        if mixed:
+            fields += [self.w(f"{node.name}/mix_weight") / np.sqrt(channels), self.w(f"{node.name}/mix_weight_back") / np.sqrt(mixed)]
+        else:
+            fields += [np.zeros(0), np.zeros(0)]
+        names = [("gate_weight", "gate_bias")] if node.hidden is None else [("gate_w1", "gate_b1"), ("gate_w2", "gate_b2")]
+        fields.append(len(names))
+        for weight, bias in names:
+            w = self.w(f"{node.name}/{weight}")
+            b = self.w(f"{node.name}/{bias}") if node.bias else np.zeros(w.shape[1])
+            fields += [w.shape[0], w.shape[1], w / np.sqrt(w.shape[0]), b]
+        self._norm(node, (Code.GATE, Code.GATE_BACKWARD), fields)
 
     def _degree_weights(self, node: EquivariantNorm, info: Info, degrees: list[int]) -> Array:
         """d_f restricted to the given degrees."""

@@ -39,6 +39,8 @@ class Code(IntEnum):
     LINEAR_READOUT = 11
     STORE_MESSAGE = 12
     ADD_MESSAGE_GRADIENT = 13
+    GATE = 14
+    GATE_BACKWARD = 15
 
 
 class BondCode(IntEnum):

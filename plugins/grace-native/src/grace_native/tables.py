@@ -17,7 +17,7 @@ import numpy as np
 from grace_native.radial_functions import Array, RadialFunction, RadialFunctions, compress, tabulate
 from gracecli.model.modelfile import Model
 
-TOLERANCE = {"fp64": 2e-9, "fp32": 1e-6}
+TOLERANCE = {"fp64": 1e-10, "fp32": 1e-6}
 """Of spline values and of slopes times cutoff/20, relative to the largest value (see PERFORMANCE.md)."""
 RANK_TOLERANCE = {"fp64": 1e-13, "fp32": 1e-8}
 LANES = {"fp64": 8, "fp32": 16}

@@ -389,7 +389,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
     }
   }
   void backward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
-    constexpr int T = lanes<Real>, W = width<Real>;
+    constexpr int W = width<Real>;
     using V = Vec<Real>;
     Slots<Real> &s = w.slots;
     const int F = radial_->functions;
@@ -475,7 +475,6 @@ template <class Real> class MessageItem : public BondItem<Real> {
   }
   void forward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
     constexpr int T = lanes<Real>, W = width<Real>;
-    using V = Vec<Real>;
     const Slots<Real> &s = w.slots;
     const int F = radial_->functions, count = (lmax_ + 1) * (lmax_ + 1) * rows_q_;
     w.value.reserve(size_t(s.capacity) * F), w.local.reserve(size_t(count) * padded_), w.other.reserve(size_t(rows_) * padded_);
@@ -496,14 +495,14 @@ template <class Real> class MessageItem : public BondItem<Real> {
     Real *to = tile.at(out_) + lane;
     for (int n = 0; n < channels_; ++n)
       for (int f = 0; f < rows_; ++f) to[(n * out_.stride + f) * T] = w.other[f * padded_ + n];
-    (void)sizeof(V);
   }
   void backward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
     constexpr int T = lanes<Real>, W = width<Real>;
     Slots<Real> &s = w.slots;
     const int F = radial_->functions, lm = (lmax_ + 1) * (lmax_ + 1), count = lm * rows_q_;
     w.value.reserve(F), w.slope.reserve(F), w.local.reserve(size_t(count) * padded_);
-    w.other.reserve(size_t(rows_) * padded_), w.third.reserve(size_t(rows_q_) * padded_);
+    w.other.reserve(size_t(rows_) * padded_), w.third.reserve(size_t(round_up(lm, W)) * W);
+    std::memset(w.third.data(), 0, size_t(round_up(lm, W)) * W * sizeof(Real));
     const Real *from = tile.at(gradient_) + lane;
     std::memset(w.other.data(), 0, size_t(rows_) * padded_ * sizeof(Real));
     for (int n = 0; n < channels_; ++n)
@@ -528,6 +527,12 @@ template <class Real> class MessageItem : public BondItem<Real> {
         if (lmax_ >= 5 && used_[5]) bond_backward<5>(w, k, message + row, gradient + row, gd);
         if (lmax_ >= 6 && used_[6]) bond_backward<6>(w, k, message + row, gradient + row, gd);
         s.gd[k] += sum<Real>(gd);
+        for (int i = 0; i < lm; i += W) {  // sums over the lanes of W rows at once
+          Vec<Real> rows[W];
+          for (int j = 0; j < W; ++j) rows[j] = load<Real>(&w.third[size_t(i + j) * W]);
+          const Vec<Real> total = fold<Real>(rows);
+          for (int j = 0; j < W && i + j < lm; ++j) s.gy[ptrdiff_t(i + j) * s.capacity + k] += total[j];
+        }
       }
   }
 
@@ -603,7 +608,7 @@ template <class Real> class MessageItem : public BondItem<Real> {
       gd += gr * dr;
     }
 #pragma GCC unroll 13
-    for (int m = 0; m < M; ++m) s.gy[ptrdiff_t(L * L + m) * s.capacity + k] += sum<Real>(gy[m]);
+    for (int m = 0; m < M; ++m) store<Real>(&w.third[size_t(L * L + m) * width<Real>], gy[m]);
   }
   const Radial<Real> *radial_;
   int elements_, message_, lmax_, rows_q_, channels_, padded_, rows_;

@@ -121,7 +121,8 @@ def kernel(l1: int, l2: int, degrees: tuple[int, ...]) -> str:
     backward += "".join(f"  add<Real>(gb + {m} * kLanes, h{m});\n" for m in used2)
     return (
         f"template <class Real> void forward_{name}(const int *e, int count, const Real *scale, const Real *left,\n"
-        f"    const Real *right, Real *out) {{\nusing V = Vec<Real>; constexpr int kLanes = lanes<Real>, kVector = width<Real>;\n"
+        f"    const Real *right, Real *out) {{\n"
+        f"using V = Vec<Real>; constexpr int kLanes = lanes<Real>, kVector = width<Real>;\n"
         f"{forward} }}\n}}\n"
         f"template <class Real> void backward_{name}(const int *e, int count, const Real *scale, const Real *left,\n"
         f"    const Real *right, const Real *gout, Real *gleft, Real *gright) {{\n"

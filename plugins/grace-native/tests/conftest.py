@@ -13,7 +13,7 @@ from ase import Atoms
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from native_models import DATA, STRUCTURES, read  # noqa: E402
+from native_models import DATA, STRUCTURES, read
 
 collect_ignore_glob: list[str] = []
 if find_spec("grace_native") is None or find_spec("grace_native._cpu") is None:

@@ -126,7 +126,8 @@ def test_every_instruction_set_gives_the_same_numbers(structures: dict[str, Atom
         "import sys, numpy as np; from pathlib import Path; from ase.io import read\n"
         "from grace_native.engine import create_engine; from gracecli.engine.neighbours import build_graph\n"
         "e = create_engine(Path(sys.argv[1]), threads=1); a = read(sys.argv[2])\n"
-        "np.save(sys.argv[3], e.evaluate([build_graph(a, e.cutoff)])[0].forces); print(e.statistics()['instruction_set_bytes'])\n"
+        "np.save(sys.argv[3], e.evaluate([build_graph(a, e.cutoff)])[0].forces)\n"
+        "print(e.statistics()['instruction_set_bytes'])\n"
     )
     structures["alloy"].write(tmp_path / "alloy.extxyz")
     best = library.import_module("grace_native._cpu").best()

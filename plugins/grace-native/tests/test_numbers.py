@@ -25,7 +25,9 @@ def graphs(engine: Any, structures: dict[str, Atoms]) -> list[Any]:
 
 @pytest.mark.parametrize("radial", ["exact", "spline"])
 @pytest.mark.parametrize("name", MODELS)
-def test_equals_tensorflow_numbers(name: str, radial: str, engine: Any, structures: dict[str, Atoms], numbers: Any) -> None:
+def test_equals_tensorflow_numbers(
+    name: str, radial: str, engine: Any, structures: dict[str, Atoms], numbers: Any
+) -> None:
     native = engine(name, radial=radial)
     for key, result in zip(structures, native.evaluate(graphs(native, structures)), strict=True):
         energy, force, stress = LIMITS[radial]
@@ -57,9 +59,7 @@ def test_equals_the_tensorflow_engine_run_now(name: str, engine: Any, structures
     assert np.abs(one.forces - two.forces).max() < 1e-7
 
 
-@pytest.mark.parametrize(
-    "directory", sorted(p.parent for p in FIXTURES.glob("*/reference.npz")), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("directory", sorted(p.parent for p in FIXTURES.glob("*/reference.npz")), ids=lambda p: p.name)
 def test_published_fixtures(directory: Path) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("reading a published checkpoint needs TensorFlow")

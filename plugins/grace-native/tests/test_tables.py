@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from native_models import MODELS, read
 
-from grace_native.radial_functions import RadialFunctions, compress, tabulate
+from grace_native.radial_functions import RadialFunctions
+from grace_native.splines import compress, evaluate_spline, tabulate
 from grace_native.tables import RANK_TOLERANCE, TOLERANCE
 from gracecli.model.blueprint import ChemicalDensity, LinearRadial, MLPRadial
+from gracecli.model.radial import SplineGrid
 
 
 def functions(name: str) -> list[object]:
@@ -52,8 +54,6 @@ def test_compression_keeps_the_functions(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tables_keep_their_promise_between_the_probes(name: str) -> None:
-    from grace_native.radial_functions import evaluate_spline
-    from gracecli.model.radial import SplineGrid
 
     for f in functions(name)[:2]:
         intervals, coefficients, error = tabulate(f.features, f.end, TOLERANCE["fp64"])

@@ -39,7 +39,10 @@ def three_layers() -> bp.Blueprint:
             hidden=(6,), average_neighbours=8.0, Lmax=2, keep_parity=FULL, normalize=True,
         ),
         bp.Reduce(name="I2", sources=("A2",), lmax=(2,), n_out=5, allowed=FULL),
-        bp.Product(name="P2", left="I2", right="I2", lmax=2, Lmax=2, keep_parity=NATURAL, mode="cp_lL", rank=4, use_S=True, n_out=5),
+        bp.Product(
+            name="P2", left="I2", right="I2", lmax=2, Lmax=2, keep_parity=NATURAL, mode="cp_lL", rank=4, use_S=True,
+            n_out=5,
+        ),
         bp.Mix(name="M2", left="P2", right="I2", n_out=5, left_weights=False, output_norm=True),
         bp.EquivariantNorm(name="N2", source="I2", split=True),
         bp.ChemicalDensity(
@@ -71,7 +74,10 @@ def blueprints() -> dict[str, bp.Blueprint]:
             "1l-medium", ELEMENTS, **common, lmax=(2,), n_radial=(3,), n_product=(3,), n_density=3, cutoffs=cutoffs,
             zbl_cutoffs={"AlAl": 1.8, "AlCu": 2.4, "CuCu": 2.4},
         ),
-        "2l": preset("2l-large", ELEMENTS, **common, lmax=(3, 2), n_radial=(4, 3), n_product=(4, 5), n_density=3, indicator_lmax=2),
+        "2l": preset(
+            "2l-large", ELEMENTS, **common, lmax=(3, 2), n_radial=(4, 3), n_product=(4, 5), n_density=3,
+            indicator_lmax=2,
+        ),
         "2l-first": preset("2l-small", ELEMENTS, **common, lmax=(2, 2), n_radial=(3, 3), n_product=(3, 3), n_density=3),
         "3l": three_layers(),
     }  # fmt: skip
@@ -107,7 +113,10 @@ def main() -> None:
         rng = np.random.default_rng(len(name))
         weights = initial_weights(blueprint, rng)
         for key, value in weights.items():
-            if key.endswith(("/b", "at_shifts", "l0_bias", "gate_b1", "gate_b2", "scale", "affine_weight")) and "ZBL" not in key:
+            if (
+                key.endswith(("/b", "at_shifts", "l0_bias", "gate_b1", "gate_b2", "scale", "affine_weight"))
+                and "ZBL" not in key
+            ):
                 weights[key] = value + 0.3 * rng.standard_normal(value.shape)
         model = Model(blueprint, weights, {"name": name})
         save_model(DATA / f"{name}.grace", model, overwrite=True)

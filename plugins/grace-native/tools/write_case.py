@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from grace_native.library import load
-from grace_native.lower import Lowering
+from grace_native.lowering import Lowering
 from gracecli.engine.neighbours import build_graph
 from gracecli.model.modelfile import load_model
 
@@ -32,7 +32,16 @@ def main(model_path: str, target: str) -> None:
     first = np.searchsorted(graph.centre, np.arange(len(atoms) + 1)).astype(np.int64)
     sizes = np.array([len(code), len(data), len(atoms), len(graph.centre)], dtype=np.int64)
     with Path(target).open("wb") as out:
-        arrays = (sizes, code, data, species, first, graph.neighbour.astype(np.int32), graph.bond_vector, np.array([energy]))
+        arrays = (
+            sizes,
+            code,
+            data,
+            species,
+            first,
+            graph.neighbour.astype(np.int32),
+            graph.bond_vector,
+            np.array([energy]),
+        )
         for array in arrays:
             out.write(np.ascontiguousarray(array).tobytes())
 

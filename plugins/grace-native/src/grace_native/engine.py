@@ -1,6 +1,6 @@
 """The engine ``native``: evaluates a model with compiled kernels.
 
-A model is lowered (:mod:`grace_native.lower`) for the elements of the structures it meets and handed to C++ as one
+A model is lowered (:mod:`grace_native.lowering`) for the elements of the structures it meets and handed to C++ as one
 array of integers and one of numbers; a structure with a new element lowers it again for all elements met so far.
 """
 
@@ -17,7 +17,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from grace_native.analysis import Analysis
 from grace_native.library import default_threads, load
-from grace_native.lower import Lowering
+from grace_native.lowering import Lowering
 from gracecli.engine.base import Array, Graph, IntArray, Results
 from gracecli.errors import InputError, UsageError
 from gracecli.model.modelfile import Model

@@ -4,9 +4,7 @@ A radial function R[n, l](d) of a pair of elements is written as ``R[n, l](d) = 
 hidden layer of a network (or the radial basis) are the phi, the last linear map is C. Two forms are used:
 
 * ``exact``: phi as it stands, evaluated on every bond;
-* ``spline``: the phi are compressed (singular value decomposition of R on a grid, rank K about 10 to 30 instead of
-  n (lmax + 1) = 100 to 300) and tabulated by quintic B-splines, number of intervals chosen until values and slopes are
-  within the tolerance.
+* ``spline``: compressed and tabulated (:mod:`grace_native.splines`).
 
 Slopes come from complex steps: ``f'(d) = Im f(d + i h) / h`` with h = 1e-30, exact to rounding.
 
@@ -33,7 +31,6 @@ from gracecli.model.blueprint import Blueprint, ChemicalDensity, LinearRadial, M
 
 Array = NDArray[np.float64]
 STEP = 1e-30
-INTERVALS = (128, 256, 512, 1024, 2048, 4096)
 
 
 class _ComplexOps:
@@ -80,7 +77,7 @@ class RadialFunction:
     key: Any
 
     def values_and_slopes(self, distance: Array) -> tuple[Array, Array]:
-        """phi and dphi/dd (1/Å), (points, K), for distances below the end."""
+        """Phi and dphi/dd (1/Å), (points, K), for distances below the end."""
         value = self.features(distance + 1j * STEP)
         return np.ascontiguousarray(value.real), np.ascontiguousarray(value.imag / STEP)
 
@@ -90,7 +87,9 @@ class RadialFunctions:
 
     def __init__(self, blueprint: Blueprint, weights: Mapping[str, np.ndarray], precision: str) -> None:
         self.blueprint = blueprint
-        self.weights = {k: np.asarray(v, dtype=np.float64) for k, v in weights.items() if np.asarray(v).dtype.kind == "f"}
+        self.weights = {
+            k: np.asarray(v, dtype=np.float64) for k, v in weights.items() if np.asarray(v).dtype.kind == "f"
+        }
         self.precision = precision
 
     def of(self, name: str, i: int, j: int) -> RadialFunction:
@@ -107,7 +106,9 @@ class RadialFunctions:
     def pair_dependent(self, name: str) -> bool:
         """Whether the function differs between pairs in more than the cutoff."""
         node: Any = self.blueprint.by_name[name]
-        return isinstance(node, ChemicalDensity) or bool(isinstance(node, MLPRadial) and (node.embedding_i or node.embedding_j))
+        return isinstance(node, ChemicalDensity) or bool(
+            isinstance(node, MLPRadial) and (node.embedding_i or node.embedding_j)
+        )
 
     def _linear(self, node: LinearRadial, i: int, j: int) -> RadialFunction:
         end, basis, key = self._basis(node.basis, i, j)
@@ -202,7 +203,13 @@ class RadialFunctions:
         if node.basis == "Cheb":
             return lambda d: np.stack(
                 formulas.chebyshev_basis(
-                    d / end, n, p, normalized=node.normalized, kind=node.chebyshev_kind, reverse=node.reversed, ops=_ComplexOps
+                    d / end,
+                    n,
+                    p,
+                    normalized=node.normalized,
+                    kind=node.chebyshev_kind,
+                    reverse=node.reversed,
+                    ops=_ComplexOps,
                 ),
                 axis=-1,
             )
@@ -218,97 +225,13 @@ class RadialFunctions:
         n, p = node.n_functions, node.envelope_p
         if node.basis == "Cheb":
             return lambda d: np.stack(
-                formulas.chebyshev_basis(d / end, n, p, normalized=False, kind=1, reverse=False, ops=_ComplexOps), axis=-1
+                formulas.chebyshev_basis(d / end, n, p, normalized=False, kind=1, reverse=False, ops=_ComplexOps),
+                axis=-1,
             )
         if node.basis == "RadSinBessel":
-            return lambda d: np.stack(formulas.pair_sine_basis(d / end, n, p, end, node.normalized, _ComplexOps), axis=-1)
+            return lambda d: np.stack(
+                formulas.pair_sine_basis(d / end, n, p, end, node.normalized, _ComplexOps), axis=-1
+            )
         grid = self.weights[f"{node.name}/basis_function/grid"][0]
         scale = np.broadcast_to(self.weights[f"{node.name}/basis_function/scale"].ravel(), (n,))
         return lambda d: np.exp(-((scale * (d[:, None] - grid)) ** 2)) * formulas.envelope(d / end, p)[:, None]
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """phi and C after compression: ``features @ projection``, ``mixing`` [K, n, lmax + 1]."""
-
-    projection: Array
-    mixing: Array
-
-
-def _nodes(count: int, end: float) -> Array:
-    """Points dense at both ends, (0, end)."""
-    return end * 0.5 * (1.0 - np.cos(np.pi * (np.arange(count) + 0.5) / count))
-
-
-def compress(function: RadialFunction, tolerance: float) -> Compressed:
-    """Fewest combinations of the phi that give R within ``tolerance`` of its largest value.
-
-    With ``F = phi(grid)``, ``F C = U S V^T`` in the metric of values on the grid; K is cut where S has fallen below the
-    tolerance.
-    """
-    features = np.real(function.features(_nodes(600, function.end)))
-    flat = function.mixing.reshape(len(function.mixing), -1)
-    q, r = np.linalg.qr(features)
-    _, s, vt = np.linalg.svd(r @ flat, full_matrices=False)
-    rank = max(1, int((s > tolerance * s[0]).sum()))
-    if rank == len(function.mixing):
-        return Compressed(np.eye(rank), function.mixing)
-    # new features are R projected on the leading right vectors, phi C V: an exact linear map of phi
-    return Compressed(flat @ vt[:rank].T, vt[:rank].reshape(rank, *function.mixing.shape[1:]))
-
-
-def tabulate(sample: Callable[[Any], Any], end: float, tolerance: float) -> tuple[int, Array, float]:
-    """Spline coefficients of functions of d on [0, end].
-
-    Parameters
-    ----------
-    sample : callable
-        d (points,) real or complex -> (points, K).
-    tolerance : float
-        Of values and of slopes times the cutoff, relative to the largest value, above 1/20 of the cutoff.
-
-    Returns
-    -------
-    intervals, coefficients (intervals + 5, K), error reached
-    """
-    probe = np.linspace(0.05, 1.0, 1501)[:-1] * end * (1 - 1e-9)
-    exact = sample(probe + 1j * STEP)
-    value, slope = exact.real, exact.imag / STEP
-    scale = np.abs(value).max() or 1.0
-    previous = np.inf
-    best: tuple[int, Array, float] | None = None
-    for intervals in INTERVALS:
-        grid = formulas.SplineGrid(end, intervals)
-        coefficients = solve_spline(grid, np.real(sample(np.minimum(grid.samples, end))))
-        found, derivative = evaluate_spline(grid, coefficients, probe)
-        error = max(np.abs(found - value).max(), np.abs(derivative - slope).max() * end / 20) / scale
-        if best is None or error < best[2]:
-            best = (intervals, coefficients, float(error))
-        if error < tolerance or error > 0.5 * previous:
-            break
-        previous = error
-    assert best is not None
-    return best
-
-
-def solve_spline(grid: formulas.SplineGrid, samples: Array) -> Array:
-    """Coefficients that interpolate the samples (banded system)."""
-    from scipy.linalg import solve_banded
-
-    design = grid.design(grid.samples)
-    width = 6
-    n = len(design)
-    banded = np.zeros((2 * width + 1, n))
-    rows, columns = np.nonzero(design)
-    banded[width + rows - columns, columns] = design[rows, columns]
-    return np.ascontiguousarray(solve_banded((width, width), banded, samples))
-
-
-def evaluate_spline(grid: formulas.SplineGrid, coefficients: Array, distance: Array) -> tuple[Array, Array]:
-    """Values and slopes of a spline."""
-    x = distance * (grid.intervals / grid.end)
-    k = np.clip(np.floor(x).astype(int), 0, grid.intervals - 1)
-    weights = formulas.bspline_weights((x - k) + 1j * STEP)
-    value = sum(w.real[:, None] * coefficients[k + s] for s, w in enumerate(weights))
-    slope = sum(w.imag[:, None] * coefficients[k + s] for s, w in enumerate(weights))
-    return value, slope * (grid.intervals / grid.end / STEP)

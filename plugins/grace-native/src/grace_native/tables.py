@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from grace_native.radial_functions import Array, RadialFunction, RadialFunctions, compress, tabulate
+from grace_native.radial_functions import Array, RadialFunction, RadialFunctions
+from grace_native.splines import compress, tabulate
 from gracecli.model.modelfile import Model
 
 TOLERANCE = {"fp64": 1e-10, "fp32": 1e-6}
@@ -150,9 +152,8 @@ class RadialTables:
                     continue
                 number[function.key] = len(number)
                 tolerance = TOLERANCE[self.precision]
-                intervals, coefficients, error = tabulate(
-                    lambda d, i=i, j=j: table.sample(i, j, d), function.end, tolerance
-                )
+                sample = partial(table.sample, i, j)
+                intervals, coefficients, error = tabulate(sample, function.end, tolerance)
                 self.errors.append(error)
                 blocks += [intervals, coefficients]
         indices = [number.get(f.key, 0) for row in table.pairs for f in row]

@@ -1,17 +1,27 @@
 """Import TensorFlow without its chatter, with sane defaults for a shared machine.
 
-TensorFlow writes several lines to the standard error *file descriptor* while it loads and takes all GPU memory at
-once; both are settled here, before its first import.
+TensorFlow writes several lines to the standard error *file descriptor* while it loads, takes all GPU memory at once,
+and compiles the same program again in every process; all three are settled here, before its first import.
+
+Compiled programs are kept in ``$GRACE_CACHE/xla`` (default ``~/.cache/grace/xla``) by TensorFlow's own persistent
+cache, in a folder per TensorFlow version and processor type: a program compiled for one processor may not run on
+another that shares the home directory. TensorFlow compares the whole program before it trusts an entry.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+CACHE_LIMIT_BYTES = 512 * 1024**2
 
 
 @contextmanager
@@ -34,6 +44,52 @@ def stderr_closed() -> Iterator[None]:
         os.close(nowhere)
 
 
+def cache_root() -> Path:
+    """Folder of everything gracecli keeps between runs: ``$GRACE_CACHE`` or ``~/.cache/grace``."""
+    root = os.environ.get("GRACE_CACHE")
+    return Path(root).expanduser() if root else Path.home() / ".cache" / "grace"
+
+
+def _processor() -> str:
+    """What compiled code depends on: architecture, processor model and its instruction sets."""
+    description = [platform.machine(), platform.processor()]
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "flags", "Features")):
+                description.append(line)
+            if not line:
+                break
+    return "\n".join(description)
+
+
+def compile_cache() -> Path | None:
+    """Folder of compiled programs for this TensorFlow and processor, trimmed to a size limit; None if unwritable."""
+    key = hashlib.sha256(f"{version('tensorflow')}\n{_processor()}".encode()).hexdigest()[:16]
+    folder = cache_root() / "xla" / key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in folder.iterdir()), reverse=True)
+    except OSError:
+        return None
+    total = 0
+    for _, size, path in entries:
+        total += size
+        if total > CACHE_LIMIT_BYTES:
+            path.unlink(missing_ok=True)
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _use_compile_cache() -> None:
+    """Point TensorFlow to the cache, unless the user chose one or ``GRACE_COMPILE_CACHE=0``."""
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    if os.environ.get("GRACE_COMPILE_CACHE") == "0" or "persistent_cache" in flags:
+        return
+    with suppress(Exception):  # a missing cache costs time, never a run
+        folder = compile_cache()
+        if folder is not None and " " not in str(folder):
+            os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_directory={folder}".strip()
+
+
 def import_tensorflow() -> Any:
     """Return the module tensorflow, imported quietly.
 
@@ -47,6 +103,7 @@ def import_tensorflow() -> Any:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     # the same input must give the same output whatever the thread count of oneDNN kernels
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    _use_compile_cache()
     with warnings.catch_warnings(), stderr_closed():
         warnings.simplefilter("ignore")
         import tensorflow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from gracecli.fit.config import FitConfig
     from gracecli.fit.trainer import FitResult
 
+_TRAINING_OPTIONS = (
+    "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "max_time", "seed",
+)  # fmt: skip
 _POSITIVE = click.IntRange(min=1)
 
 
@@ -47,7 +49,7 @@ _POSITIVE = click.IntRange(min=1)
 @json_option
 @verbosity_options
 def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, **options: Any) -> None:
-    """Train a model on labelled structures (extended XYZ with energies, forces, stresses).
+    r"""Train a model on labelled structures (extended XYZ with energies, forces, stresses).
 
     The input is one TOML file with all settings, or the training files themselves. Options win over the file. The
     folder of the fit receives model.grace, log.csv, report.json, curves.png, parity.png and checkpoint.npz.
@@ -105,12 +107,7 @@ def _overrides(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "cutoff": options["cutoff"],
         },
         "loss": {name: options[f"{name}_weight"] for name in ("energy", "forces", "stress")},
-        "training": {
-            name: options[name]
-            for name in (
-                "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "max_time", "seed",
-            )  # fmt: skip
-        },
+        "training": {name: options[name] for name in _TRAINING_OPTIONS},
         "output": {"directory": options["output"]},
     }
 
@@ -120,15 +117,12 @@ def _limit_threads(threads: int) -> None:
 
     Without effect where TensorFlow has started already.
     """
-    import os
+    from gracecli.quiet import import_tensorflow
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    tf = import_tensorflow()
     if threads > 1:
-        import tensorflow as tf
-
         try:
-            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         except RuntimeError:
             warn("TensorFlow has started with threads of its own; --threads may gain little")

@@ -116,9 +116,10 @@ def _check_optimizer(name: str) -> None:
 def _calculator(model: str | None, engine: str, precision: str | None, options: dict[str, Any]) -> GraceCalculator:
     from gracecli.engine.calculator import GraceCalculator
     from gracecli.engine.create import choose_engine
+    from gracecli.registry.resolve import DEFAULT_MODEL
 
     calculator = GraceCalculator(model=model, engine=engine, precision=precision, **options)
     used = calculator.engine
-    name = str(model) if model else "default model" if choose_engine(engine).needs_model else used.name
+    name = str(model) if model else DEFAULT_MODEL if choose_engine(engine).needs_model else used.name
     calculator.model_name = f"{name} ({used.name}, {used.precision})"
     return calculator

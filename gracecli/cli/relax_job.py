@@ -287,7 +287,8 @@ class _Watcher:
             self.trajectory.append(step.atoms, structure=self.name, step=step.number)
         if not (self._live or self._lines):
             return
-        text = f"{self.name}  step {step.number:4d}  energy {step.energy:.6f} eV  fmax {step.max_force:.4f} eV/Å"
+        name = Path(self.name).name
+        text = f"{name}  step {step.number:4d}  energy {step.energy:.6f} eV  fmax {step.max_force:.4f} eV/Å"
         if step.max_stress is not None:
             text += f"  smax {step.max_stress:.4f} GPa"
         if self._live:

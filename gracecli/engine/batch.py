@@ -141,7 +141,8 @@ def pack(
         raise ValueError(f"batch shape {tuple(shape)} cannot hold {tuple(needed)}")
     offsets = np.concatenate([[0], np.cumsum([len(g) for g in graphs])]).astype(np.int32)
     numbers = np.concatenate([g.numbers for g in graphs])
-    unique, species = np.unique(numbers, return_inverse=True)
+    unique, inverse = np.unique(numbers, return_inverse=True)
+    species = inverse.astype(np.int32)
     elements = np.array([element_index[int(z)] for z in unique], dtype=np.int32)
 
     centre = np.concatenate([g.centre + o for g, o in zip(graphs, offsets, strict=False)])
@@ -171,7 +172,7 @@ def pack(
         bond_vector=bond_vector.reshape(shape.rows, width, 3),
         row_centre=row_centre,
         neighbour=neighbour.reshape(shape.rows, width),
-        species=pad(species.astype(np.int32), shape.atoms, int(species[0])),
+        species=pad(species, shape.atoms, int(species[0])),
         elements=pad(elements, shape.elements, int(elements[0])),
         atom_mask=(np.arange(shape.atoms) < len(numbers)).astype(float),
         structure=pad(structure, shape.atoms, len(graphs)),

@@ -51,7 +51,8 @@ class GraceCalculator(Calculator):
     min_distance : float
         Atoms closer than this (Å) are an error; 0 allows anything.
     models_covering : callable, optional
-        Symbols -> names of models that cover them, for the error message of an element the model lacks.
+        Symbols -> names of models that cover them, for the error message of an element the model lacks; default is
+        the registry's :func:`gracecli.registry.covering.suggest_models`.
     **options
         Passed to the engine's factory.
 
@@ -93,7 +94,7 @@ class GraceCalculator(Calculator):
             self.engine = engine
         self.skin = float(skin)
         self.min_distance = float(min_distance)
-        self.models_covering = models_covering
+        self.models_covering = _registry_suggestions if models_covering is None else models_covering
         self.neighbour_list = NeighbourList(self.engine.cutoff, self.skin, self.engine.pair_cutoff)
         self._seconds = dict.fromkeys(("check", "neighbours", "engine"), 0.0)
         self._evaluations = 0
@@ -195,6 +196,13 @@ class GraceCalculator(Calculator):
         self._seconds["check"] += checked - start + perf_counter() - found
         self._seconds["neighbours"] += found - checked
         return graph
+
+
+def _registry_suggestions(symbols: Sequence[str]) -> Sequence[str]:
+    """Ask the registry, which is imported only when an element is missing."""
+    from gracecli.registry.covering import suggest_models
+
+    return suggest_models(symbols)
 
 
 def _as_ase(result: Results, has_volume: bool) -> dict[str, Any]:

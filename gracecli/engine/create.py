@@ -22,7 +22,8 @@ def create_engine(
     model : str, Path or None
         Registered name, ``.grace`` file or published model directory; None is the bundled default model.
     engine : str
-        Name of an engine, built in or from a plugin; ``"auto"`` takes the usable one of highest priority.
+        Name of an engine, built in or from a plugin; ``"auto"`` takes the usable one of highest priority, and
+        ``"saved-model"`` for a folder that holds nothing but a SavedModel export.
     precision : str, optional
         ``"fp64"`` or ``"fp32"``; None leaves it to the engine.
     **options
@@ -38,14 +39,15 @@ def create_engine(
         A plugin's engine does not import or is no engine.
     """
     spec = choose_engine(engine)
-    factory = spec.load()
     if spec.needs_model:
         from gracecli.registry.resolve import resolve_model
 
         path: Path | None = resolve_model(model)
+        if engine == "auto" and path is not None and _is_program(path):
+            spec = choose_engine("saved-model")
     else:
         path = None if model is None else Path(model)
-    made = factory(path, precision, **options)
+    made = spec.load()(path, precision, **options)
     if not isinstance(made, Engine):
         raise PluginError(
             f"engine {spec.name!r} of {spec.distribution} returned {type(made).__name__}, which lacks parts of "
@@ -53,6 +55,11 @@ def create_engine(
             "report this to its authors; meanwhile choose another --engine",
         )
     return made
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a model is a SavedModel export alone: a program, which only the engine saved-model can run."""
+    return (path / "saved_model.pb").is_file() and not (path / "model.yaml").is_file()
 
 
 def choose_engine(name: str = "auto") -> EngineSpec:

@@ -164,11 +164,12 @@ def split_results(batch: Batch, energies: Array, gradient: Array) -> list[Result
     n_atoms = len(batch.species)
     neighbour = batch.neighbour.reshape(-1)
     flat = gradient.reshape(-1, 3)
-    forces = np.stack([-np.bincount(neighbour, weights=flat[:, k], minlength=n_atoms) for k in range(3)], axis=1)
+    forces = np.zeros((n_atoms, 3))
+    for k in range(3):
+        forces[:, k] = -np.bincount(neighbour, weights=flat[:, k], minlength=n_atoms)
     per_row = gradient.sum(axis=1)
-    forces += np.stack(
-        [np.bincount(batch.row_centre, weights=per_row[:, k], minlength=n_atoms) for k in range(3)], axis=1
-    )
+    for k in range(3):
+        forces[:, k] += np.bincount(batch.row_centre, weights=per_row[:, k], minlength=n_atoms)
     virial_rows = np.einsum("rwi,rwj->rij", gradient, batch.bond_vector)
     row_structure = batch.structure[batch.row_centre]
     results = []

@@ -43,7 +43,7 @@ class Labels(NamedTuple):
     forces_weight : (atoms,)
     stress : (structures, 6)
         eV/Å^3.
-    stress_weight : (structures,)
+    stress_weight : (structures, 6)
     """
 
     structure: Any
@@ -280,7 +280,7 @@ def _labels(batch: Batch, graphs: Sequence[Graph], frames: Sequence[Frame], capa
     stress = np.array([frame.stress for frame in frames])
     volume = np.array([graph.volume for graph in graphs])
     has_energy = np.isfinite(energy)
-    has_stress = np.isfinite(stress).all(axis=1) & np.isfinite(volume)
+    has_stress = np.isfinite(stress) & np.isfinite(volume)[:, None]
     forces = np.concatenate([frame.forces for frame in frames])
     has_forces = np.isfinite(forces).all(axis=1)
     forces_weight = np.repeat(weight, [len(graph) for graph in graphs]) * has_forces
@@ -289,7 +289,9 @@ def _labels(batch: Batch, graphs: Sequence[Graph], frames: Sequence[Frame], capa
     padded_weight = np.zeros(atoms)
     padded_weight[: len(forces)] = forces_weight
     padded_stress = np.zeros((structures, 6))
-    padded_stress[:count] = np.where(has_stress[:, None], stress, 0.0)
+    padded_stress[:count] = np.where(has_stress, stress, 0.0)
+    stress_weight = np.zeros((structures, 6))
+    stress_weight[:count] = weight[:, None] * has_stress
     return Labels(
         structure=structure,
         size=per_structure([float(len(graph)) for graph in graphs], 1.0),
@@ -299,5 +301,5 @@ def _labels(batch: Batch, graphs: Sequence[Graph], frames: Sequence[Frame], capa
         forces=padded_forces,
         forces_weight=padded_weight,
         stress=padded_stress,
-        stress_weight=per_structure((weight * has_stress).tolist(), 0.0),
+        stress_weight=stress_weight,
     )

@@ -86,10 +86,10 @@ def load_checkpoint(path: Path, identity: str | None = None) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"nothing to resume: {path} does not exist", "start without --resume, or give -o/--output")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             document = json.loads(str(content["document"]))
             arrays = {name[6:]: content[name] for name in content.files if name.startswith("array/")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a checkpoint of a fit: {error}", "start again without --resume") from error
     if document.pop("format") != FORMAT or document.pop("version") != VERSION:
         raise InputError(f"{path}: a checkpoint of another version of gracecli", "resume with that version")

@@ -37,6 +37,8 @@ class SetConfig:
         ``config_type`` values left out.
     drop_stress : tuple of str
         ``config_type`` values whose stresses are not used.
+    drop_shear : tuple of str
+        ``config_type`` values whose shear stresses are not used; the normal ones are.
     weight : float
         Factor on the loss of its structures.
     share : float
@@ -47,6 +49,7 @@ class SetConfig:
     name: str | None = None
     drop: tuple[str, ...] = ()
     drop_stress: tuple[str, ...] = ()
+    drop_shear: tuple[str, ...] = ()
     weight: float = 1.0
     share: float = 1.0
 
@@ -67,9 +70,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """``[model]``. ``reference`` (eV/atom per element) is fitted unless given; ``scale`` 0 means the force RMS."""
+    """``[model]``. ``reference`` (eV/atom per element) is fitted unless given; ``scale`` 0 means the force RMS.
+
+    ``start`` names a model (or file) whose blueprint and weights the fit starts from; preset, cutoff, reference and
+    scale then come from it.
+    """
 
     preset: str = "1l-small"
+    start: str | None = None
     elements: tuple[str, ...] = ()
     cutoff: float | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -281,11 +289,13 @@ def _resolve_paths(data: DataConfig, folder: Path) -> DataConfig:
     root = folder
     if data.root is not None:
         root = folder / expand(data.root)
-    sets = {
-        name: tuple(dataclasses.replace(s, path=str(root / expand(s.path))) for s in getattr(data, name))
-        for name in ("train", "valid", "test")
-    }
-    return dataclasses.replace(data, root=None, **sets)
+
+    def resolved(sets: tuple[SetConfig, ...]) -> tuple[SetConfig, ...]:
+        return tuple(dataclasses.replace(entry, path=str(root / expand(entry.path))) for entry in sets)
+
+    return dataclasses.replace(
+        data, root=None, train=resolved(data.train), valid=resolved(data.valid), test=resolved(data.test)
+    )
 
 
 def expand(path: str) -> Path:

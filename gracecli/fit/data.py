@@ -6,7 +6,9 @@ file says so (``free_energy``), and the key that was used is reported.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -184,13 +186,21 @@ def _read_images(path: Path) -> list[Atoms]:
         raise InputError(f"no such file: {path}", suggestion(path.name, siblings) if siblings else None)
     extended = any(path.name.endswith(suffix) for suffix in (".extxyz", ".extxyz.gz", ".xyz", ".xyz.gz"))
     try:
-        images = ase.io.read(path, index=":", format="extxyz" if extended else None)
+        images = ase.io.read(_text(path) if extended else path, index=":", format="extxyz" if extended else None)
     except Exception as error:  # ASE's readers raise anything from IndexError to XYZError
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot read structures from {path}: {text}", "is it extended XYZ?") from error
     if not images:
         raise InputError(f"{path}: the file holds no structure")
     return images
+
+
+def _text(path: Path) -> io.StringIO:
+    """The whole file in memory: ASE seeks to every frame, which in a gzipped file means starting over each time."""
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            return io.StringIO(stream.read())
+    return io.StringIO(path.read_text(encoding="utf-8"))
 
 
 def _frame(atoms: Atoms, source: str, name: str, energy_key: str, data: DataConfig, entry: SetConfig) -> Frame:
@@ -224,6 +234,8 @@ def _frame(atoms: Atoms, source: str, name: str, energy_key: str, data: DataConf
         entry.share,
     )
     _check_finite(frame, found is not None, forces is not None, stress is not None)
+    if kind in entry.drop_shear:
+        frame.stress[3:] = np.nan
     return frame
 
 
@@ -280,7 +292,7 @@ def _config_type(atoms: Atoms) -> str:
 
 def _check_filters(entry: SetConfig, images: Sequence[Atoms]) -> None:
     present = {_config_type(atoms) for atoms in images}
-    for option in ("drop", "drop_stress"):
+    for option in ("drop", "drop_stress", "drop_shear"):
         for kind in getattr(entry, option):
             if kind not in present:
                 raise InputError(

@@ -70,19 +70,14 @@ def absolute(delta: float) -> LossFunction:
     return loss
 
 
-BUILT_IN = {"huber": huber, "square": square, "absolute": absolute}
-
-
 def find_loss(name: str) -> Callable[..., LossFunction]:
-    """Factory of a loss by name: built in, or from a plugin.
+    """Factory of a registered loss by name.
 
     Raises
     ------
     UsageError
         No such loss.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
     from gracecli.plugin.manager import get_plugin_manager
     from gracecli.plugin.specs import LossSpec
 
@@ -111,7 +106,7 @@ def count_labels(frames_in_steps: list[list[Any]]) -> LabelCounts:
         for frame in frames:
             energy += frame.weight * bool(np.isfinite(frame.energy))
             forces += frame.weight * 3 * int(np.isfinite(frame.forces).all(axis=1).sum())
-            stress += frame.weight * 6 * bool(np.isfinite(frame.stress).all())
+            stress += frame.weight * int(np.isfinite(frame.stress).sum())
     return LabelCounts(*(max(total / steps, 1e-12) for total in (energy, forces, stress)))
 
 
@@ -137,5 +132,5 @@ class FitLoss:
         return (
             w_e * loss_e((energy - labels.energy) / labels.size, labels.energy_weight),
             w_f * loss_f(forces - labels.forces, labels.forces_weight[:, None]),
-            w_s * loss_s(stress - labels.stress, labels.stress_weight[:, None]),
+            w_s * loss_s(stress - labels.stress, labels.stress_weight),
         )

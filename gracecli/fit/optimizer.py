@@ -33,9 +33,7 @@ class Optimizer:
         As in :class:`gracecli.fit.config.TrainingConfig`.
     """
 
-    def __init__(
-        self, variables: Mapping[str, tf.Variable], clip_norm: float, weight_decay: float, ema: float
-    ) -> None:
+    def __init__(self, variables: Mapping[str, tf.Variable], clip_norm: float, weight_decay: float, ema: float) -> None:
         self.names = sorted(variables)
         self.variables = [variables[name] for name in self.names]
         self.first = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.variables]

@@ -13,14 +13,16 @@ import numpy as np
 
 from gracecli.errors import UsageError
 from gracecli.fit.batches import GraphSet
-from gracecli.fit.config import FitConfig
+from gracecli.fit.config import FitConfig, expand
 from gracecli.fit.data import Frame, SetReport, elements_of, read_sets, require_elements, split_validation
 from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_reference, force_rms
 from gracecli.fit.table import plain
+from gracecli.model.blueprint import ScaleShift
 
 if TYPE_CHECKING:
     from gracecli.fit.checkpoint import FitState
     from gracecli.model.blueprint import Blueprint
+    from gracecli.model.modelfile import Model
 
 
 @dataclass
@@ -35,6 +37,7 @@ class FitData:
     blueprint: Blueprint
     reference: ReferenceEnergies
     scale: float
+    start: Model | None = None
     _graphs: dict[int, GraphSet] = field(default_factory=dict)
 
     @property
@@ -82,34 +85,66 @@ def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
     train, valid = sets["train"], sets["valid"]
     if not config.data.valid and config.data.valid_fraction > 0:
         train, valid = split_validation(train, config.data.valid_fraction, config.training.seed)
-    elements = config.model.elements or elements_of(train)
+    start = load_start(config)
+    elements = start.elements if start else config.model.elements or elements_of(train)
     for frames in (train, valid, sets["test"]):
         require_elements(frames, elements)
-    reference = fit_reference(train, elements, config.model.reference)
+    given = reference_of(start.blueprint) if start else config.model.reference
+    reference = fit_reference(train, elements, given)
     if reference.warning:
         say(f"warning: {reference.warning}")
     values = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in reference.energies.items())
     say(f"reference energies (eV/atom, {'fitted' if reference.fitted else 'given'}): {values}")
     say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")
-    options = dict(config.model.overrides)
+    if start:
+        scale = next((n.scale for n in start.blueprint.of_type(ScaleShift)), 1.0)
+        return FitData(train, valid, sets["test"], reports, elements, start.blueprint, reference, scale, start)
+    scale = config.model.scale or force_rms(train)
+    shifts = tuple(reference.energies[symbol] for symbol in sorted(elements))  # presets sort their elements
+    options = {**config.model.overrides, "scale": scale, "element_shifts": shifts}
     if config.model.cutoff is not None:
         options["cutoff"] = config.model.cutoff
-    try:
-        blueprint = preset(config.model.preset, elements, **options)
-    except TypeError as error:
-        raise UsageError(f"[model] overrides of preset {config.model.preset!r}: {error}") from error
-    scale = config.model.scale or force_rms(train)
-    return FitData(train, valid, sets["test"], reports, tuple(elements), blueprint, reference, scale)
+    blueprint = preset(config.model.preset, elements, **options)
+    return FitData(train, valid, sets["test"], reports, blueprint.elements, blueprint, reference, scale)
+
+
+def load_start(config: FitConfig) -> Model | None:
+    """Model to start from, if any.
+
+    Raises
+    ------
+    UsageError
+        Settings that contradict it.
+    """
+    if config.model.start is None:
+        return None
+    from gracecli.registry.resolve import read_model, resolve_model
+
+    chosen = config.model
+    if chosen.overrides or chosen.cutoff is not None or chosen.reference or chosen.scale:
+        raise UsageError(
+            "model.start brings blueprint, cutoff, reference energies and scale",
+            "leave overrides, cutoff, reference and scale out",
+        )
+    return read_model(resolve_model(expand(str(chosen.start))))
+
+
+def reference_of(blueprint: Blueprint) -> dict[str, float]:
+    """Reference energies (eV/atom) that a blueprint holds; zero where it holds none."""
+    shifts = next((n.element_shifts for n in blueprint.of_type(ScaleShift) if n.element_shifts), None)
+    return dict(zip(blueprint.elements, shifts or (0.0,) * len(blueprint.elements), strict=True))
 
 
 def build_network(config: FitConfig, data: FitData, average_neighbours: float) -> tuple[Any, Blueprint]:
-    """Network with fresh weights, and its blueprint with the constants of the data."""
+    """Network with fresh weights and a blueprint with the constants of the data, or the network to start from."""
     from gracecli.model.network import Network
     from gracecli.model.presets import initial_weights
 
+    dtype = "float64" if config.training.precision == "fp64" else "float32"
+    if data.start is not None:
+        return Network(data.start.blueprint, data.start.weights, dtype), data.start.blueprint
     blueprint = adapt_blueprint(data.blueprint, data.reference.energies, data.scale, average_neighbours)
     weights = initial_weights(blueprint, np.random.default_rng([config.training.seed, 0]))
-    dtype = "float64" if config.training.precision == "fp64" else "float32"
     return Network(blueprint, weights, dtype), blueprint
 
 

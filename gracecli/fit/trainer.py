@@ -145,6 +145,9 @@ class Trainer:
         self.graphs = GraphSet(self.data.train, self.data.cutoff, self.data.elements)
         self._build()
         self.state = FitState()
+        self._best: dict[str, np.ndarray] = {}  # weights of the lowest validation loss
+        self._clock = 0.0
+        self._last_save = (0.0, 0)
         if resume:
             self._resume()
 
@@ -161,9 +164,14 @@ class Trainer:
             if force and not resume:
                 checkpoint.unlink(missing_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write to {self.directory}: {error.strerror}", "give another -o/--output") from error
+            raise InputError(
+                f"cannot write to {self.directory}: {error.strerror}", "give another -o/--output"
+            ) from error
 
     def _build(self) -> None:
+        from gracecli.quiet import import_tensorflow
+
+        import_tensorflow()
         from gracecli.fit.compute import Compute
         from gracecli.fit.optimizer import Optimizer
 
@@ -185,8 +193,8 @@ class Trainer:
         atoms, rows = fill_fraction(self.graphs, plan, self.capacities)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.optimizer.variables)
         self._say.message(
-            f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test structures; "
-            f"{self.graphs.average_neighbours:.1f} neighbours per atom within {self.data.cutoff:g} Å"
+            f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test "
+            f"structures; {self.graphs.average_neighbours:.1f} neighbours per atom within {self.data.cutoff:g} Å"
         )
         shapes = " or ".join(f"{c.shape.atoms} atoms, {c.shape.rows} rows of bonds" for c in self.capacities.values())
         self._say.message(
@@ -215,10 +223,6 @@ class Trainer:
         self.optimizer.restore(checkpoint.arrays)
         self._best = without_prefix("best", checkpoint.arrays)
         self._say.message(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
-
-    _best: dict[str, np.ndarray] = {}  # noqa: RUF012 - replaced, never changed in place
-    _clock = 0.0
-    _last_save = (0.0, 0)
 
     def _save_if_due(self) -> None:
         training = self.config.training
@@ -295,9 +299,7 @@ class Trainer:
 
     def _learning_rate(self, progress: float) -> float:
         training = self.config.training
-        return cosine_with_warmup(
-            progress, training.learning_rate, training.final_learning_rate, training.warmup
-        )
+        return cosine_with_warmup(progress, training.learning_rate, training.final_learning_rate, training.warmup)
 
     def _sources(self, step: Sequence[tuple[int, ...]]) -> str:
         names = [self.data.train[i].source for members in step for i in members]
@@ -374,7 +376,7 @@ class Trainer:
 
         values = self.network.weights() | weights
         metadata = model_metadata(self.config, self.data, self.blueprint, self.state, metrics)
-        save_model(self.directory / MODEL, Model(self.blueprint, values, metadata))
+        save_model(self.directory / MODEL, Model(self.blueprint, values, metadata), overwrite=True)
 
     def _finish(self) -> FitResult:
         """Errors of the best model, its file, and the pictures."""

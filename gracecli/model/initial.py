@@ -43,12 +43,12 @@ class _Recorder(Mapping[str, np.ndarray]):
                 else:
                     fixed[f"{node.name}/cutoff"] = np.full((1, 1), float(node.cutoffs or 0.0))
             elif isinstance(node, RadialBasis):
-                fixed[f"{node.name}/rc"] = np.float64(node.cutoff)
+                fixed[f"{node.name}/rc"] = np.asarray(node.cutoff, dtype=float)
                 if node.basis == "Gaussian":
                     grid = np.linspace(node.minimum, node.cutoff, node.n_functions)
                     spacing = node.initial_gamma * (grid[1] - grid[0])
                     fixed[f"{node.name}/basis_function/grid"] = grid[None]
-                    fixed[f"{node.name}/basis_function/scale"] = np.float64(-0.5 / spacing**2)
+                    fixed[f"{node.name}/basis_function/scale"] = np.asarray(-0.5 / spacing**2)
         return fixed
 
     def draw(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -88,6 +88,9 @@ class _Recorder(Mapping[str, np.ndarray]):
 
 def initialise(blueprint: Blueprint, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Initial weights of a blueprint; the same generator state gives the same weights."""
+    from gracecli.quiet import import_tensorflow
+
+    import_tensorflow()  # before the first block imports it
     from gracecli.model.network import Network
 
     recorder = _Recorder(blueprint, rng)

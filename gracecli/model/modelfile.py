@@ -61,8 +61,9 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """Precision the weights were published in."""
-        return str(self.metadata.get("precision", "float64"))
+        """Precision of the weights: what the metadata say, else that of the arrays."""
+        single = any(np.asarray(v).dtype == np.float32 for v in self.weights.values())
+        return str(self.metadata.get("precision") or ("float32" if single else "float64"))
 
     @property
     def n_parameters(self) -> int:
@@ -78,12 +79,22 @@ class Model:
 
     def sha256(self) -> str:
         """Identity of blueprint and weights (metadata left out)."""
-        digest = hashlib.sha256(self.blueprint.to_json().encode())
-        for name in sorted(self.weights):
-            value = np.ascontiguousarray(self.weights[name])
-            digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
-            digest.update(value.tobytes())
-        return digest.hexdigest()
+        return content_sha256(self.blueprint.to_json(), self.weights)
+
+
+def content_sha256(blueprint: str, weights: Mapping[str, np.ndarray]) -> str:
+    """Identity of a blueprint *as written* and its weights.
+
+    A gracecli whose nodes have new options writes the same blueprint differently; files are therefore checked against
+    the text they hold.
+    """
+    digest = hashlib.sha256(blueprint.encode())
+    for name in sorted(weights):
+        # ascontiguousarray turns scalars into arrays of one element
+        value = np.ascontiguousarray(weights[name])
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
 
 
 def save_model(path: str | Path, model: Model, overwrite: bool = False) -> Path:
@@ -150,11 +161,12 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(
             f"{path}: model file version {content['version']}, this gracecli reads up to {VERSION}", "update gracecli"
         )
+    recorded = content["metadata"].pop("sha256", None)
+    # before anything is upgraded or takes defaults that did not exist when the file was written
+    intact = recorded is None or recorded == content_sha256(content["blueprint"], content["weights"])
     while content["version"] < VERSION:
         content = UPGRADES[content["version"]](content)
-    metadata = content["metadata"]
-    recorded = metadata.pop("sha256", None)
-    model = Model(Blueprint.from_json(content["blueprint"]), content["weights"], metadata)
-    if recorded is not None and recorded != model.sha256():
+    model = Model(Blueprint.from_json(content["blueprint"]), content["weights"], content["metadata"])
+    if not intact:
         raise ModelError(f"{path}: blueprint and weights do not match the recorded sha256", "fetch or convert it again")
     return model

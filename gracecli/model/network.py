@@ -73,7 +73,7 @@ class Network(tf.Module):
         energy = tf.zeros(inputs.species.shape, self.dtype)
         for node in self.blueprint:
             if isinstance(node, OutputNode):
-                energy = self.blocks[node.name].update(context, energy)  # type: ignore[attr-defined]
+                energy = self.blocks[node.name].update(context, energy)
         return tf.cast(energy, tf.float64) * inputs.atom_mask
 
     def energies_and_pair_gradients(self, inputs: BatchTensors, radial: str = "exact") -> tuple[tf.Tensor, tf.Tensor]:

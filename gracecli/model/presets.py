@@ -35,7 +35,8 @@ SCALAR: bp.LPList = ((0, 1),)
 class Sizes:
     """Everything a preset lets you change; tuples are per order (fs) or per layer (2l).
 
-    ``generation`` is 1 or 2; ``n_product`` are the channels after mixing, ``indicator_lmax`` the degree of the message, ``cutoffs`` a
+    ``generation`` is 1 or 2; ``n_product`` are the channels after mixing, ``indicator_lmax`` the degree of the message,
+    ``cutoffs`` a
     dictionary of pair cutoffs (keys such as ``AlLi`` or ``Al``) that replaces the single cutoff.
     """
 
@@ -99,12 +100,30 @@ def preset_sizes(name: str, **overrides: Any) -> Sizes:
             near = difflib.get_close_matches(key, known, n=1)
             raise UsageError(f"preset {name}: unknown option {key!r}", f"did you mean {near[0]}?" if near else None)
     default = PRESETS[name]
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in overrides.items():
         if isinstance(getattr(default, key), tuple) and key != "fs_parameters" and isinstance(value, int):
             value = (value,) * len(getattr(default, key))
         values[key] = tuple(value) if isinstance(value, list) else value
-    return replace(default, **values)
+    sizes = replace(default, **values)
+    for key in ("lmax", "n_radial", "n_product"):
+        wanted, given = len(getattr(default, key)), len(getattr(sizes, key))
+        if given != wanted and not name.startswith("fs"):
+            raise UsageError(f"preset {name}: {key} needs {wanted} value{'s' * (wanted > 1)}, not {given}")
+    if sizes.generation == 1 and not name.startswith("fs"):
+        sizes = _first_generation_channels(name, sizes, "n_product" in values)
+    return sizes
+
+
+def _first_generation_channels(name: str, sizes: Sizes, given: bool) -> Sizes:
+    """The first generation multiplies mixed functions with the density itself (AAA = AA1 x A): equal channels."""
+    wanted, found = sizes.n_radial[0], sizes.n_product[0]
+    if wanted != found and given:
+        raise UsageError(
+            f"preset {name}: n_product {found} differs from n_radial {wanted}",
+            "the first generation needs them equal; leave n_product out, or use generation = 2",
+        )
+    return replace(sizes, n_product=(wanted, *sizes.n_product[1:]))
 
 
 def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint:
@@ -123,7 +142,7 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
     if sizes.envelope_p is None:
         sizes = replace(sizes, envelope_p=5 if sizes.generation == 1 or name.startswith("fs") else 16)
     assert sizes.envelope_p is not None
-    symbols = tuple(sorted(elements))
+    symbols = _checked_elements(elements)
     nodes: list[bp.Node] = []
     if sizes.cutoffs:
         basis = "BondSpecificRadialBasisFunction"
@@ -145,6 +164,20 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
     build(nodes, basis, symbols, sizes)
     nodes.extend(_shifts(name, symbols, sizes))
     return bp.Blueprint(tuple(nodes))
+
+
+def _checked_elements(elements: Sequence[str]) -> tuple[str, ...]:
+    """Element symbols in alphabetical order, each once."""
+    from ase.data import atomic_numbers
+
+    if not elements:
+        raise UsageError("a model of no elements", "name at least one element")
+    for symbol in elements:
+        if symbol not in atomic_numbers or symbol == "X":
+            raise UsageError(f"{symbol!r} is not the symbol of an element")
+        if list(elements).count(symbol) > 1:
+            raise UsageError(f"element {symbol} is given twice")
+    return tuple(sorted(elements))
 
 
 def _common(nodes: list[bp.Node], symbols: tuple[str, ...], sizes: Sizes) -> None:

@@ -33,9 +33,19 @@ from scipy.special import sici
 Array = NDArray[np.float64]
 
 
+def power(x: Any, n: int) -> Any:
+    """x^n by repeated squaring: XLA leaves ``x ** n`` to the general pow(), fifty times slower."""
+    result = None
+    while n:
+        if n & 1:
+            result = x if result is None else result * x
+        x, n = x * x, n >> 1
+    return result
+
+
 def envelope(x: Any, p: int) -> Any:
     """f_p(x), meant for x <= 1."""
-    xp = x**p
+    xp = power(x, p)
     return 1.0 - (p + 1) * (p + 2) / 2 * xp + p * (p + 2) * xp * x - p * (p + 1) / 2 * xp * x * x
 
 
@@ -144,7 +154,10 @@ class SplineGrid:
     def samples(self) -> Array:
         """Distances at which the function is sampled, (intervals + 5,): the knots and four midpoints at the ends."""
         n = self.intervals
-        return np.sort(np.concatenate([np.arange(n + 1.0), [0.5, 1.5, n - 1.5, n - 0.5]])) * (self.end / n)
+        points = np.concatenate([np.arange(n + 1.0), [0.5, 1.5, n - 1.5, n - 0.5]])
+        samples: Array = np.sort(points).astype(np.float64)
+        samples *= self.end / n
+        return samples
 
     def design(self, distance: Array) -> Array:
         """Interpolation matrix, (len(distance), intervals + 5): R = design @ T."""
@@ -157,4 +170,5 @@ class SplineGrid:
 
     def solve(self) -> Array:
         """Matrix (intervals + 5, intervals + 5) that turns samples into coefficients."""
-        return np.linalg.inv(self.design(self.samples))
+        inverse: Array = np.asarray(np.linalg.inv(self.design(self.samples)), dtype=np.float64)
+        return inverse

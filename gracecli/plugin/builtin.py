@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gracecli.plugin.hookspecs import hookimpl
-from gracecli.plugin.specs import CommandSpec, EngineSpec, OptimizerSpec
+from gracecli.plugin.specs import CommandSpec, EngineSpec, LossSpec, OptimizerSpec
 
 _COMMANDS = {
     # name: (section, help)
@@ -31,6 +31,13 @@ _OPTIMIZERS = {
 }
 
 
+_LOSSES = {
+    "huber": "Quadratic for small errors, linear beyond the width; the default.",
+    "square": "Half the square of the error.",
+    "absolute": "The width times the absolute error.",
+}
+
+
 @hookimpl
 def gracecli_register_commands() -> Iterator[CommandSpec]:
     """Commands, one module each in :mod:`gracecli.cli`."""
@@ -40,12 +47,18 @@ def gracecli_register_commands() -> Iterator[CommandSpec]:
 
 @hookimpl
 def gracecli_register_engines() -> Iterator[EngineSpec]:
-    """Provide the TensorFlow engine."""
+    """Provide the TensorFlow engine, and the one that runs published programs."""
     yield EngineSpec(
         name="tensorflow",
         help="TensorFlow with XLA, CPU or GPU; runs every model.",
         factory="gracecli.engine.tensorflow:create_engine",
         priority=10,
+    )
+    yield EngineSpec(
+        name="saved-model",
+        help="Runs a published TensorFlow SavedModel export as it is; chosen for folders that hold nothing else.",
+        factory="gracecli.engine.savedmodel:create_engine",
+        priority=-10,
     )
 
 
@@ -54,3 +67,10 @@ def gracecli_register_optimizers() -> Iterator[OptimizerSpec]:
     """Provide ASE's optimizers."""
     for name, (attribute, text) in _OPTIMIZERS.items():
         yield OptimizerSpec(name=name, help=text, factory=f"ase.optimize:{attribute}")
+
+
+@hookimpl
+def gracecli_register_losses() -> Iterator[LossSpec]:
+    """Provide the losses of ``grace fit``."""
+    for name, text in _LOSSES.items():
+        yield LossSpec(name=name, help=text, factory=f"gracecli.fit.loss:{name}")

@@ -159,7 +159,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     program = [sys.executable, "-m", "gracecli.cli.main", "plugins", "info", "gracecli"]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()  # gone before the first line
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=240) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
 

@@ -64,8 +64,8 @@ def buckets_of(product: ProductTable) -> list[Bucket]:
         a, b = product.left.groups[c.left], product.right.groups[c.right]
         scalar = a.l > 0 and all(L == 0 for L, _ in c.targets)
         found.setdefault(((a.l, a.p), (b.l, b.p), scalar), []).append(c)
-    first = {side: {lp: v[1] for lp, v in t.blocks().items()}
-             for side, t in (("left", product.left), ("right", product.right), ("out", product.output))}  # fmt: skip
+    tables = {"left": product.left, "right": product.right, "out": product.output}
+    first = {side: {lp: v[1] for lp, v in table.blocks().items()} for side, table in tables.items()}
     result = []
     for (lp1, lp2, _), pairs in found.items():
         degrees = sorted({L for c in pairs for L, _ in c.targets})
@@ -257,8 +257,8 @@ class ProductBlock(Block):
 
     def _per_target(self, left: Equivariant, right: Equivariant) -> Equivariant:
         """Mode cp_lL: one pair of matrices per (group, L)."""
-        first = {s: {lp: v[1] for lp, v in t.blocks().items()}
-                 for s, t in (("l", self.product.left), ("r", self.product.right), ("o", self.product.output))}  # fmt: skip
+        tables = {"l": self.product.left, "r": self.product.right, "o": self.product.output}
+        first = {side: {lp: v[1] for lp, v in table.blocks().items()} for side, table in tables.items()}
         assembly = _Assembly()
         n_atoms = int(next(iter(left.values())).shape[2])
         for c in self.product.couplings:

@@ -96,14 +96,13 @@ class DensityBlock(Block):
     def _projected(self, context: Context) -> Equivariant:
         """Density by projection on splines, before 1/avg."""
         node: Any = self.node
-        assert self.projector is not None
+        projector = self.projector
+        assert projector is not None
         inputs = context.inputs
         z = self._chemistry(context)
-        weights = context.cached(
-            f"projection {self.projector.grid}", lambda: self.projector.projection(context.distance)
-        )
+        weights = context.cached(f"projection {projector.grid}", lambda: projector.projection(context.distance))
         n_spline = weights.shape[-1]
-        if z is None or inputs.slot is None:
+        if z is None or inputs.slot_species is None:
             slots, slot_species = context.n_elements if z is not None else 1, None
             which = context.neighbour_species()
         else:
@@ -121,11 +120,11 @@ class DensityBlock(Block):
             per_row = tf.matmul(tf.cast(y, self.dtype), tf.cast(w, self.dtype), transpose_a=True)
             return tf.transpose(context.sum_over_rows(per_row), (1, 0, 2))
 
-        projected = context.cached(f"projected {self.projector.grid} {node.harmonics} {slots}", project)
+        projected = context.cached(f"projected {projector.grid} {node.harmonics} {slots}", project)
         n_atoms = context.n_atoms
         lmax_y = round(int(projected.shape[0]) ** 0.5) - 1
         by_degree = tf.split(projected, [2 * l + 1 for l in range(lmax_y + 1)], axis=0)
-        coefficients = tf.unstack(self.projector.coefficients(), axis=1)
+        coefficients = tf.unstack(projector.coefficients(), axis=1)
         blocks = {}
         for l in range(self.lmax + 1):
             flat = tf.reshape(by_degree[l], (-1, n_spline))

@@ -36,6 +36,7 @@ from gracecli.model.blueprint import (
     ScaleShift,
 )
 from gracecli.model.functions import FunctionTable, Group
+from gracecli.model.radial import power
 
 COULOMB_CONSTANT = float(units.Hartree * units.Bohr)  # e^2 / (4 pi eps0) in eV Å, the constants of ASE
 ZBL_TERMS = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
@@ -236,7 +237,7 @@ def zbl_screening(d: tf.Tensor, s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.
     phi = tf.add_n([a * tf.exp(-b * d / s) for a, b in ZBL_TERMS])
     phi1 = tf.add_n([-a * b * tf.exp(-b * d / s) for a, b in ZBL_TERMS]) / s
     phi2 = tf.add_n([a * b * b * tf.exp(-b * d / s) for a, b in ZBL_TERMS]) / (s * s)
-    r1, r2, r3 = 1.0 / (d + 1e-12), 1.0 / (d**2 + 1e-12), 1.0 / (d**3 + 1e-12)
+    r1, r2, r3 = 1.0 / (d + 1e-12), 1.0 / (power(d, 2) + 1e-12), 1.0 / (power(d, 3) + 1e-12)
     return phi * r1, phi1 * r1 - phi * r2, phi2 * r1 - 2.0 * phi1 * r2 + 2.0 * phi * r3
 
 
@@ -273,7 +274,7 @@ class ZBLBlock(Block):
         a, b = (-3.0 * v1 + width * v2) / width**2, (2.0 * v1 - width * v2) / width**3
         c = -v + width * v1 / 2.0 - width**2 * v2 / 12.0
         t = tf.nn.relu(d - (rc - width))
-        switch = a / 3.0 * t**3 + b / 4.0 * t**4 + c
+        switch = a / 3.0 * power(t, 3) + b / 4.0 * power(t, 4) + c
         pair = zi * zj * (zbl_screening(d, s)[0] + switch)
         pair = tf.where(inside, pair, tf.zeros_like(pair)) * (COULOMB_CONSTANT / 2.0)
         energy = context.sum_over_rows(tf.reduce_sum(pair, axis=1))

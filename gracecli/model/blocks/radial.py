@@ -26,7 +26,7 @@ from gracecli.model.blocks.base import Block, Context, Variables, activation, bl
 from gracecli.model.blueprint import Embedding, Harmonics, LinearRadial, MLPRadial, Node, PairRadialBasis, RadialBasis
 from gracecli.model.functions import FunctionTable
 
-PROJECTION_INTERVALS = 48
+PROJECTION_INTERVALS = 56
 SPLINE_INTERVALS = 1024
 
 
@@ -321,7 +321,7 @@ class RadialTable:
         centre = tf.constant(np.arange(self.grid.intervals + 5) - 2.0)
         # cardinal quintic B-spline of |y| < 3 by truncated powers, evaluated densely: no gather, no scatter
         y = tf.abs(x[..., None] - centre)
-        powers = [tf.nn.relu(c - y) ** 5 for c in (3.0, 2.0, 1.0)]
+        powers = [formulas.power(tf.nn.relu(c - y), 5) for c in (3.0, 2.0, 1.0)]
         return (powers[0] - 6.0 * powers[1] + 15.0 * powers[2]) * (inside[..., None] / 120.0)
 
 

@@ -97,7 +97,9 @@ def read_checkpoint(prefix: Path, instructions: Iterable[str]) -> dict[str, np.n
     instructions : iterable of str
         All instruction names in file order (very old files number them).
     """
-    import tensorflow as tf
+    from gracecli.quiet import import_tensorflow
+
+    tf = import_tensorflow()
     from tensorflow.core.protobuf import trackable_object_graph_pb2
 
     try:

@@ -150,11 +150,8 @@ def _embedding(name: str, a: Arguments) -> bp.Node:
 
 @translator("SingleParticleBasisFunctionScalarInd")
 def _density(name: str, a: Arguments) -> bp.Node:
-    average = a.get("avg_n_neigh", 1.0)
-    if isinstance(average, dict):
-        average = tuple(float(average[k]) for k in sorted(average))
-    else:
-        average = float(average)
+    given = a.get("avg_n_neigh", 1.0)
+    average = tuple(float(given[k]) for k in sorted(given)) if isinstance(given, dict) else float(given)
     return bp.Density(
         name=name, radial=str(reference(a["radial"])), harmonics=str(reference(a["angular"])),
         embedding=reference(a.get("indicator")), average_neighbours=average,

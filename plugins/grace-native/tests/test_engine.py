@@ -192,3 +192,21 @@ def test_auto_prefers_the_compiled_engine() -> None:
     from gracecli.engine.create import choose_engine
 
     assert choose_engine("auto").name == "native"
+
+
+def test_bundled_models_run_and_their_tables_hold() -> None:
+    from ase.build import bulk
+
+    from gracecli.registry.resolve import bundled_models
+
+    if not bundled_models():
+        pytest.skip("no bundled model in this installation")
+    for path in bundled_models().values():
+        exact, spline = (create_engine(path, None, threads=1, radial=mode) for mode in ("exact", "spline"))
+        atoms = bulk("Cu", cubic=True, a=4.0)
+        atoms.symbols[:] = (list(exact.elements) * 4)[:4]
+        atoms.rattle(0.1, rng=np.random.default_rng(0))
+        one, two = (e.evaluate([graph(e, atoms)])[0] for e in (exact, spline))
+        assert np.isfinite(one.forces).all()
+        assert np.abs(one.forces - two.forces).max() < 1e-8
+        assert abs(one.energy - two.energy) < 1e-9

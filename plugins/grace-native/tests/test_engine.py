@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from native_models import DATA, MODELS, read
-
 from grace_native import library
 from grace_native.engine import NativeEngine, create_engine
+from native_models import DATA, MODELS, read
+
 from gracecli.engine.neighbours import build_graph
 from gracecli.errors import InputError, ModelError, UsageError
 from gracecli.model import blueprint as bp

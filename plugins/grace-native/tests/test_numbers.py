@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
+from grace_native.engine import NativeEngine
 from native_models import MODELS, read
 
-from grace_native.engine import NativeEngine
 from gracecli.engine.neighbours import build_graph
 
 FIXTURES = Path(__file__).parents[4] / "shared" / "fixtures" / "grace"

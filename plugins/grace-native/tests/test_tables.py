@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native_models import MODELS, read
-
 from grace_native.radial_functions import RadialFunctions
 from grace_native.splines import compress, evaluate_spline, tabulate
 from grace_native.tables import RANK_TOLERANCE, TOLERANCE
+from native_models import MODELS, read
+
 from gracecli.model.blueprint import ChemicalDensity, LinearRadial, MLPRadial
 from gracecli.model.radial import SplineGrid
 

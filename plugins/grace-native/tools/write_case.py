@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-
 from grace_native.library import load
 from grace_native.lowering import Lowering
+
 from gracecli.engine.neighbours import build_graph
 from gracecli.model.modelfile import load_model
 

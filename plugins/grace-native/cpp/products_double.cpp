@@ -1,0 +1,3 @@
+// The double-precision kernels.
+#define GRACE_REAL double
+#include "products.cpp"

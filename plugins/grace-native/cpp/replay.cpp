@@ -1,0 +1,51 @@
+// Runs a case of tools/write_case.py outside Python (for sanitizers): both precisions, keeping and recomputing values.
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+
+#include "evaluator.hpp"
+
+template <class T> static std::vector<T> take(std::ifstream &in, size_t n) {
+  std::vector<T> values(n);
+  in.read(reinterpret_cast<char *>(values.data()), std::streamsize(n * sizeof(T)));
+  return values;
+}
+
+struct Case {
+  std::vector<int64_t> code, first;
+  std::vector<double> data, vectors;
+  std::vector<int32_t> species, neighbour;
+  double energy;
+};
+
+template <class Real> static double run(const Case &c, int threads, size_t keep) {
+  grace::Model<Real> model(c.code.data(), c.code.size(), c.data.data(), c.data.size());
+  grace::Evaluator<Real> evaluator(model);
+  const size_t n = c.species.size();
+  std::vector<double> energies(n), forces(3 * n), virials(9 * n);
+  grace::Neighbours nb;
+  nb.first = c.first.data(), nb.other = c.neighbour.data(), nb.vector = c.vectors.data(), nb.species = c.species.data();
+  evaluator.begin(int(n), int(n), nb, threads, keep);
+  evaluator.evaluate({energies.data(), forces.data(), virials.data()});
+  double total = 0;
+  for (double e : energies) total += e;
+  return total;
+}
+
+int main(int argc, char **argv) {
+  std::ifstream in(argc > 1 ? argv[1] : "", std::ios::binary);
+  const auto sizes = take<int64_t>(in, 4);
+  Case c;
+  c.code = take<int64_t>(in, sizes[0]), c.data = take<double>(in, sizes[1]), c.species = take<int32_t>(in, sizes[2]);
+  c.first = take<int64_t>(in, sizes[2] + 1), c.neighbour = take<int32_t>(in, sizes[3]), c.vectors = take<double>(in, 3 * sizes[3]);
+  c.energy = take<double>(in, 1)[0];
+  const int threads = argc > 2 ? std::atoi(argv[2]) : 1;
+  for (size_t keep : {size_t(0), size_t(1) << 30}) {
+    const double e64 = run<double>(c, threads, keep), e32 = run<float>(c, threads, keep);
+    if (!(std::abs(e64 - c.energy) < 1e-6) || !(std::abs(e32 - c.energy) < 1e-2)) {
+      std::printf("wrong energy: %.10f %.10f instead of %.10f\n", e64, e32, c.energy);
+      return 1;
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,1 @@
+"""Compiled CPU engine for gracecli: GRACE models without TensorFlow."""

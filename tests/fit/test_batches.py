@@ -62,7 +62,7 @@ def test_labels_of_missing_kinds_weigh_nothing(graphs, frames):
     own = GraphSet([bare, frames[1]], 3.6, ("Ag", "Cu"))
     labels = own.pack([0, 1], own.capacities(16)).labels
     assert labels.energy_weight[:2].tolist() == [0.0, 1.0]
-    assert labels.stress_weight[:2].tolist() == [0.0, 1.0]
+    assert labels.stress_weight[:2].tolist() == [[0.0] * 6, [1.0] * 6]
     assert labels.forces_weight.tolist() == [2.0] * 4 + [1.0] * 4 + [0.0] * 8
     assert all(np.isfinite(value).all() for value in labels)
 

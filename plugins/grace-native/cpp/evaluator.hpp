@@ -5,17 +5,13 @@
 // Tiles are dealt to threads in fixed ranges and thread sums are added in order: equal thread counts give equal bits.
 #pragma once
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include <algorithm>
-#include <exception>
 #include <numeric>
 
 #include "activations.hpp"
 #include "bonds.hpp"
 #include "norms.hpp"
+#include "parallel.hpp"
 
 namespace grace {
 
@@ -270,23 +266,10 @@ template <class Real> class Evaluator {
     }
   }
   template <class F> void over_tiles(F work) {
-    const int n = int(tiles_.size());
-    std::exception_ptr error;
-#pragma omp parallel num_threads(threads_)
-    {
-#ifdef _OPENMP
-      const int me = omp_get_thread_num(), all = omp_get_num_threads();
-#else
-      const int me = 0, all = 1;
-#endif
-      try {
-        for (int t = int(int64_t(n) * me / all); t < int(int64_t(n) * (me + 1) / all); ++t) work(workers_[me], t);
-      } catch (...) {
-#pragma omp critical
-        error = std::current_exception();
-      }
-    }
-    if (error) std::rethrow_exception(error);
+    const int64_t n = int64_t(tiles_.size());
+    parallel(threads_, [&](int rank, int count) {
+      for (int t = int(n * rank / count); t < int(n * (rank + 1) / count); ++t) work(workers_[rank], t);
+    });
   }
   void enter(Worker &w, int p, int t) {
     const TileRange &range = tiles_[t];
@@ -345,9 +328,12 @@ template <class Real> class Evaluator {
       if (model_.messages[m].phase != p) continue;
       Real *to = workers_[0].gradients[m].data();
       const int64_t size = int64_t(message_size(int(m)));
-#pragma omp parallel for schedule(static) num_threads(threads_)
-      for (int64_t i = 0; i < size; ++i)
-        for (int t = 1; t < threads_; ++t) to[i] += workers_[t].gradients[m][i];
+      parallel(threads_, [&](int rank, int count) {
+        for (int t = 1; t < threads_; ++t) {
+          const Real *from = workers_[t].gradients[m].data();
+          for (int64_t i = size * rank / count; i < size * (rank + 1) / count; ++i) to[i] += from[i];
+        }
+      });
       for (int t = 0; t < threads_; ++t) workers_[t].tile.message_gradient[m] = to;
     }
   }

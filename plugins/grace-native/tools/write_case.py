@@ -1,6 +1,6 @@
 """Write a lowered model and one structure for ``grace_replay`` (cpp/replay.cpp), which runs it without Python.
 
-Usage: ``python tools/write_case.py MODEL.grace CASE.bin``
+Usage: ``python tools/write_case.py MODEL.grace CASE.bin fp64|fp32``
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from gracecli.engine.neighbours import build_graph
 from gracecli.model.modelfile import load_model
 
 
-def main(model_path: str, target: str) -> None:
-    """Write ``[8 sizes][code][data][species][first][neighbour][vectors][energies of the module]``."""
+def main(model_path: str, target: str, precision: str) -> None:
+    """Write ``[5 sizes][code][data][species][first][neighbour][vectors][energy of the reference]``."""
     model = load_model(model_path)
     kernels = frozenset(tuple(k) for k in load().product_kernels())
-    code, data = Lowering(model, [0, 1], kernels, "fp64", False).build().encode()
+    code, data = Lowering(model, [0, 1], kernels, precision, False).build().encode()
     with np.load(Path(model_path).parent / "reference.npz") as file:
         atoms = Atoms(
             numbers=file["alloy/numbers"], positions=file["alloy/positions"], cell=file["alloy/cell"], pbc=True
@@ -30,7 +30,8 @@ def main(model_path: str, target: str) -> None:
     graph = build_graph(atoms, model.cutoff, None)
     species = np.array([model.elements.index(s) for s in atoms.symbols], dtype=np.int32)
     first = np.searchsorted(graph.centre, np.arange(len(atoms) + 1)).astype(np.int64)
-    sizes = np.array([len(code), len(data), len(atoms), len(graph.centre)], dtype=np.int64)
+    number = 8 if precision == "fp64" else 4
+    sizes = np.array([len(code), len(data), len(atoms), len(graph.centre), number], dtype=np.int64)
     with Path(target).open("wb") as out:
         arrays = (
             sizes,

@@ -59,6 +59,7 @@ def gracecli_register_engines() -> Iterator[EngineSpec]:
         help="Runs a published TensorFlow SavedModel export as it is; chosen for folders that hold nothing else.",
         factory="gracecli.engine.savedmodel:create_engine",
         priority=-10,
+        model_format="saved-model",
     )
 
 

@@ -117,6 +117,9 @@ class EngineSpec(Spec):
         Among engines that can run the model on this machine, ``--engine auto`` takes the highest.
     needs_model : bool
         False for engines that are a potential by themselves (Lennard-Jones); they are never chosen automatically.
+    model_format : str
+        What models it runs: ``blueprint`` (``.grace`` files and published checkpoints) or the name of another format,
+        as ``saved-model``; such engines are checked only with a model that the user names.
     available : str
         Dotted path of a cheap function without arguments: True if the engine can be used on this machine, else the
         reason as text. Empty: always.
@@ -126,6 +129,7 @@ class EngineSpec(Spec):
     factory: str
     priority: int = 0
     needs_model: bool = True
+    model_format: str = "blueprint"
     available: str = ""
 
     def problems(self) -> list[str]:

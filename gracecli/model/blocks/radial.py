@@ -58,7 +58,12 @@ class RadialBasisBlock(Block):
         self.cutoff = float(np.float32(rc)) if self.dtype == tf.float32 else float(rc)
         for path in ("rc", "basis_function/rc"):
             if variables.has(node.name, path):
-                self.variable(path, (), trainable=False)
+                stored = float(self.variable(path, (), trainable=False))
+                if abs(stored - rc) > 1e-5 * rc:
+                    raise ModelError(
+                        f"model: node {node.name!r} has cutoff {rc:g} Å, but its variable {path!r} says {stored:g} Å",
+                        "the checkpoint and model.yaml do not belong together",
+                    )
         if node.basis == "Gaussian":
             self.grid = self.variable("basis_function/grid", (1, node.n_functions))
             self.scale = self.variable("basis_function/scale", ())

@@ -141,7 +141,6 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
     sizes = preset_sizes(name, **overrides)
     if sizes.envelope_p is None:
         sizes = replace(sizes, envelope_p=5 if sizes.generation == 1 or name.startswith("fs") else 16)
-    assert sizes.envelope_p is not None
     symbols = _checked_elements(elements)
     if sizes.order not in (1, 2, 3, 4):
         raise UsageError(f"products of order {sizes.order}", "choose order 1, 2, 3 or 4")
@@ -150,6 +149,7 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
             raise UsageError(f"{len(sizes.element_shifts)} element shifts for {len(symbols)} elements")
         own = dict(zip(elements, sizes.element_shifts, strict=True))
         sizes = replace(sizes, element_shifts=tuple(own[symbol] for symbol in symbols))
+    assert sizes.envelope_p is not None
     nodes: list[bp.Node] = []
     if sizes.cutoffs:
         basis = "BondSpecificRadialBasisFunction"

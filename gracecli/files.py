@@ -84,7 +84,7 @@ def write_folder_atomically(path: str | Path, writer: Callable[[Path], object], 
         It exists (without ``replace``) or cannot be written.
     """
     path = Path(path)
-    target = Path(os.path.abspath(path))
+    target = path.absolute()
     if target.exists() and not replace:
         raise InputError(f"{path} exists", "give --force to replace it, or another -o/--output")
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"

@@ -146,7 +146,8 @@ def _table(result: Exported) -> str:
         )
     )
     columns: list[Column | str] = [
-        "", Column("deviation", format=".1e"), Column("allowed", format=".1e"), Column("largest value", format=".4g"), ""
+        "", Column("deviation", format=".1e"), Column("allowed", format=".1e"),
+        Column("largest value", format=".4g"), "",
     ]  # fmt: skip
     rows = [(d.quantity, d.largest, d.limit, d.scale, d.unit) for d in verification.deviations]
     return format_pairs(pairs) + "\n\n" + format_table(columns, rows)

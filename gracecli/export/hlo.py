@@ -99,7 +99,7 @@ def program_size(job: Job) -> tuple[int, int]:
         int(np.ceil(HEADROOM * len(graph.centre) / ROW_WIDTH)) * ROW_WIDTH if bonds is None else int(bonds),
     )
     if sizes[0] < len(graph) or sizes[1] < len(graph.centre):
-        raise InputError(f"{path}: {len(graph)} atoms and {len(graph.centre)} bonds do not fit into --atoms and --bonds")
+        raise InputError(f"{path}: {len(graph)} atoms, {len(graph.centre)} bonds do not fit into --atoms and --bonds")
     return sizes
 
 

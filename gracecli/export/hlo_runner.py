@@ -10,7 +10,9 @@ JAX has no public function that compiles serialized HLO; what is used here is ch
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +22,7 @@ jax.config.update("jax_enable_x64", True)
 FAR = 1.0e3  # Å, length of a padded bond, beyond every cutoff
 
 
-def load_hlo(serialized):
+def load_hlo(serialized: bytes) -> Callable[..., list[Any]]:
     """Compile a serialized HloModuleProto for the first JAX device; returns a callable on arrays."""
     from jax._src.lib import xla_client
 
@@ -28,7 +30,7 @@ def load_hlo(serialized):
     device = jax.devices()[0]
     program = device.client.compile_and_load(module, xla_client.DeviceList((device,)), xla_client.CompileOptions())
 
-    def call(*arrays):
+    def call(*arrays: Any) -> list[Any]:
         placed = [a if isinstance(a, jax.Array) else jax.device_put(np.asarray(a), device) for a in arrays]
         outputs = program.execute_sharded(placed).disassemble_into_single_device_arrays()
         return [shards[0] for shards in outputs]
@@ -39,16 +41,16 @@ def load_hlo(serialized):
 class Program:
     """An exported folder."""
 
-    def __init__(self, folder):
-        from_atomic_numbers = _atomic_numbers()
+    def __init__(self, folder: str | Path) -> None:
+        atomic_numbers = _atomic_numbers()
         folder = Path(folder)
         self.about = json.loads((folder / "program.json").read_text(encoding="utf-8"))
-        self.index = {from_atomic_numbers[symbol]: i for i, symbol in enumerate(self.about["elements"])}
+        self.index = {atomic_numbers[symbol]: i for i, symbol in enumerate(self.about["elements"])}
         with np.load(folder / self.about["further_arguments"], allow_pickle=False) as data:
             self.weights = [jax.device_put(data[str(k)]) for k in range(len(data.files))]
         self.call = load_hlo((folder / "program.hlo.pb").read_bytes())
 
-    def pack(self, numbers, centre, neighbour, bond_vector):
+    def pack(self, numbers: Any, centre: Any, neighbour: Any, bond_vector: Any) -> tuple[Any, ...]:
         """Padded arguments: bonds in rows of one centre each."""
         n_atoms, n_rows, width = (self.about[key] for key in ("atoms", "rows", "row_width"))
         if len(numbers) > n_atoms or len(centre) > self.about["bonds"]:
@@ -72,24 +74,24 @@ class Program:
         mask = (np.arange(n_atoms) < len(numbers)).astype(float)
         return vectors.reshape(n_rows, width, 3), row_centre, ends.reshape(n_rows, width), species, mask
 
-    def __call__(self, numbers, centre, neighbour, bond_vector):
+    def __call__(self, numbers: Any, centre: Any, neighbour: Any, bond_vector: Any) -> tuple[Any, Any, Any]:
         """Energies (N,) in eV, forces (N, 3) in eV/Å, virial (6,) in eV (stress times volume)."""
         arguments = self.pack(np.asarray(numbers), np.asarray(centre), np.asarray(neighbour), np.asarray(bond_vector))
         energies, forces, virial = (np.asarray(value) for value in self.call(*arguments, *self.weights))
         return energies[: len(numbers)], forces[: len(numbers)], virial
 
 
-def _atomic_numbers():
-    symbols = (
+def _atomic_numbers() -> dict[str, int]:
+    text = (
         "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
         "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "
         "Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl "
         "Mc Lv Ts Og"
-    ).split()
-    return {symbol: z for z, symbol in enumerate(symbols, start=1)}
+    )
+    return {symbol: z for z, symbol in enumerate(text.split(), start=1)}
 
 
-def evaluate_graphs(asked, answered):
+def evaluate_graphs(asked: str, answered: str) -> None:
     """Evaluate the graphs of one file into another."""
     program = Program(Path(__file__).parent)
     results = {}
@@ -101,7 +103,7 @@ def evaluate_graphs(asked, answered):
     np.savez(answered, allow_pickle=False, **results)
 
 
-def main():
+def main() -> None:
     """Print energy, forces and stress of a structure."""
     from ase.io import read
     from ase.neighborlist import neighbor_list

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from gracecli.errors import InputError, ModelError, UsageError, VerificationError
+from gracecli.errors import InputError, UsageError, VerificationError
 from gracecli.export.base import EXACT, SINGLE, Exporter, Job
 from gracecli.export.verify import Verification, compare, test_structures
 from gracecli.files import refuse_overwrite, write_atomically, write_folder_atomically
@@ -257,7 +257,7 @@ def _verify(exporter: Exporter, job: Job, original: Model, target: Path, spec: E
         raise VerificationError(
             f"the exported {spec.name} gives other {worst.quantity} than the model: they deviate by "
             f"{worst.largest:.1e} {worst.unit}, allowed are {worst.limit:.1e}; nothing was written",
-            "please report this with the model" if spec.built_in else f"report this to the authors of {spec.distribution}",
+            f"please report this to the authors of {spec.distribution}",
         )
     return outcome
 

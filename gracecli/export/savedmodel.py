@@ -95,7 +95,7 @@ def _with_keywords(module: Any, name: str) -> Any:
 
 
 def _write_metadata(model: Model, target: Path) -> None:
-    """``metadata.yaml`` and ``metadata.json``: elements in index order, cutoff in Å, pair cutoffs where there are any."""
+    """``metadata.yaml`` and ``metadata.json``: elements in index order, cutoffs in Å."""
     import yaml
 
     matrix = model.pair_cutoffs()

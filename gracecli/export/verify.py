@@ -79,7 +79,9 @@ class Verification:
         return all(deviation.within for deviation in self.deviations)
 
 
-def test_structures(elements: Sequence[str], cutoff: float, pair_cutoff: PairCutoff, seed: int = 0) -> list[Atoms]:
+def test_structures(
+    elements: Sequence[str], cutoff: float, pair_cutoff: PairCutoff, seed: int = 0  # noqa: PT028 - no test of pytest
+) -> list[Atoms]:
     """Structures of the elements, all pairs of them within cutoff (of those whose cutoff is not 0).
 
     Parameters

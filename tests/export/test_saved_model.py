@@ -25,6 +25,7 @@ def exported(model_file, tmp_path_factory):
     return export_model(model_file("pairs"), "saved-model", folder, options={"xla": False})
 
 
+@pytest.mark.slow
 def test_published_signature(exported, tensorflow, model):
     tf = tensorflow
     program = tf.saved_model.load(str(exported.path))
@@ -68,6 +69,7 @@ def test_published_signature(exported, tensorflow, model):
     np.testing.assert_array_equal(z.w.numpy(), model("pairs").weights["Z/w"])
 
 
+@pytest.mark.slow
 def test_metadata_files(exported, model):
     document = yaml.safe_load((exported.path / "metadata.yaml").read_text())
     assert document == json.loads((exported.path / "metadata.json").read_text())
@@ -76,6 +78,7 @@ def test_metadata_files(exported, model):
     np.testing.assert_array_equal(document["cutoff_matrix"], model("pairs").pair_cutoffs())
 
 
+@pytest.mark.slow
 def test_runs_as_published_exports_do(exported, model):
     engine = create_engine(exported.path)
     assert engine.name == "saved-model"

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
 from gracecli.errors import InputError, UsageError
 from gracecli.export.run import export_model
 from gracecli.plugin.manager import reset_plugin_manager
@@ -55,7 +56,8 @@ def test_the_printed_line_runs(name, tmp_path):
     done = export_model(DATA / f"{name}.grace", "lammps", tmp_path / "out", options={"steps": 5})
     assert done.verification.passed
     assert done.verification.pairs == done.verification.all_pairs
-    line = next(line.strip() for line in (tmp_path / "out" / "README.md").read_text().splitlines() if " lmp -in" in line)
+    readme = (tmp_path / "out" / "README.md").read_text()
+    line = next(line.strip() for line in readme.splitlines() if " lmp -in" in line)
     program, *arguments = shlex.split(line)
     command = [str(Path(sys.executable).parent / program), *arguments]
     ended = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True, check=False)

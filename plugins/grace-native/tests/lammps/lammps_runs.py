@@ -13,12 +13,11 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers
 
-
 from gracecli import GraceCalculator
 
 BIN = Path(sys.executable).parent
 ELEMENTS = ("Al", "Cu")
-bar = 1 / 1.6021765e6  # eV/Å^3, as LAMMPS rounds it (nktv2p of units metal)
+BAR = 1 / 1.6021765e6  # eV/Å^3, as LAMMPS rounds it (nktv2p of units metal)
 
 
 @dataclass
@@ -84,7 +83,8 @@ def lammps(
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "LAMMPS_PLUGIN_PATH": ""}
     env["GRACE_CACHE"] = str(folder / "no-cache")  # the plugin under test is the one the input loads
     return subprocess.run(
-        command, cwd=folder, env={**env, **(environment or {})}, capture_output=True, text=True, check=False, timeout=280
+        command, cwd=folder, env={**env, **(environment or {})}, capture_output=True, text=True, check=False,
+        timeout=280,
     )  # fmt: skip
 
 
@@ -109,8 +109,8 @@ def evaluate(
     numbers = np.array(line.split()[1:], dtype=float)
     rows = np.loadtxt(folder / "out.dump", skiprows=9, ndmin=2)
     pressure = numbers[2:]  # bar, xx yy zz xy xz yz
-    stress = -pressure[[0, 1, 2, 5, 4, 3]] * bar
-    return Run(numbers[0], rows[:, 4], rows[:, 1:4], stress, -rows[:, 5:] * bar, done.stdout)
+    stress = -pressure[[0, 1, 2, 5, 4, 3]] * BAR
+    return Run(numbers[0], rows[:, 4], rows[:, 1:4], stress, -rows[:, 5:] * BAR, done.stdout)
 
 
 def reference(model: Path, atoms: Atoms, precision: str = "fp64") -> Run:

@@ -35,7 +35,8 @@ def rattled(kind: str) -> Atoms:
     cell.symbols[random.random(len(cell)) < 0.5] = "Cu"
     cell.positions += random.normal(scale=0.15, size=cell.positions.shape)
     if kind == "triclinic":
-        cell.set_cell(cell.cell @ (np.eye(3) + np.array([[0.02, 0, 0], [0.18, -0.03, 0], [-0.11, 0.23, 0.01]])), scale_atoms=True)
+        strain = np.array([[0.02, 0, 0], [0.18, -0.03, 0], [-0.11, 0.23, 0.01]])
+        cell.set_cell(cell.cell @ (np.eye(3) + strain), scale_atoms=True)
     return cell
 
 
@@ -45,14 +46,19 @@ GRIDS = [(1, "1 1 1"), (2, "2 1 1"), (2, "1 2 1"), (2, "1 1 2"), (4, "2 2 1"), (
 @pytest.mark.parametrize(("name", "ranks", "grid"), [("1l", 1, "1 1 1"), ("2l", 2, "1 2 1"), ("3l", 4, "1 2 2")])
 def test_ranks(name: str, ranks: int, grid: str, plugin: Path, programs: Any, tmp_path: Path) -> None:
     atoms = rattled("triclinic")
-    assert_equal(evaluate(tmp_path, atoms, potential(programs(name)), plugin, ranks, grid), reference(DATA / f"{name}.grace", atoms))
+    assert_equal(
+        evaluate(tmp_path, atoms, potential(programs(name)), plugin, ranks, grid),
+        reference(DATA / f"{name}.grace", atoms),
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["orthogonal", "triclinic"])
 @pytest.mark.parametrize("name", ["fs", "1l", "1l-pairs", "2l", "2l-first", "3l"])
 @pytest.mark.parametrize(("ranks", "grid"), [(1, "1 1 1"), (2, "1 1 2"), (4, "1 2 2")])
-def test_models_on_ranks(name: str, ranks: int, grid: str, kind: str, plugin: Path, programs: Any, tmp_path: Path) -> None:
+def test_models_on_ranks(
+    name: str, ranks: int, grid: str, kind: str, plugin: Path, programs: Any, tmp_path: Path
+) -> None:
     atoms = rattled(kind)
     found = evaluate(tmp_path, atoms, potential(programs(name)), plugin, ranks, grid)
     assert_equal(found, reference(DATA / f"{name}.grace", atoms))
@@ -62,13 +68,20 @@ def test_models_on_ranks(name: str, ranks: int, grid: str, kind: str, plugin: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fs", "1l", "2l", "3l"])
 @pytest.mark.parametrize(("ranks", "grid"), GRIDS)
-def test_every_direction_of_the_grid(name: str, ranks: int, grid: str, plugin: Path, programs: Any, tmp_path: Path) -> None:
+def test_every_direction_of_the_grid(
+    name: str, ranks: int, grid: str, plugin: Path, programs: Any, tmp_path: Path
+) -> None:
     atoms = rattled("triclinic")
-    assert_equal(evaluate(tmp_path, atoms, potential(programs(name)), plugin, ranks, grid), reference(DATA / f"{name}.grace", atoms))
+    assert_equal(
+        evaluate(tmp_path, atoms, potential(programs(name)), plugin, ranks, grid),
+        reference(DATA / f"{name}.grace", atoms),
+    )
 
 
 @pytest.mark.parametrize("name", ["1l", "2l", "3l"])
-def test_domains_smaller_than_the_cutoff(name: str, plugin: Path, programs: Any, structures: dict[str, Atoms], tmp_path: Path) -> None:
+def test_domains_smaller_than_the_cutoff(
+    name: str, plugin: Path, programs: Any, structures: dict[str, Atoms], tmp_path: Path
+) -> None:
     """The box is shorter than the cutoff: an atom meets its own images, messages travel over several ranks."""
     atoms = in_lammps_frame(structures["alloy"])
     assert np.diag(atoms.cell).min() / 2 < 2.0

@@ -63,7 +63,8 @@ def test_constant_energy_dynamics_conserve_energy(plugin: Path, programs: Any, t
 
 def test_a_restart_continues_the_run(plugin: Path, programs: Any, tmp_path: Path) -> None:
     write_data(tmp_path / "data", small())
-    start = header(plugin, tmp_path / "data", grace(programs("2l"))) + "velocity all create 300 12 mom yes dist gaussian\n"
+    velocities = "velocity all create 300 12 mom yes dist gaussian\n"
+    start = header(plugin, tmp_path / "data", grace(programs("2l"))) + velocities
     run = "fix 1 all nve\nthermo_style custom step pe press\nthermo_modify format float %.12g\nthermo 10\n"
     whole = lammps(tmp_path, f"{start}{run}run 20\nwrite_restart half.restart\nrun 20\n", 2)
     assert whole.returncode == 0, whole.stdout + whole.stderr
@@ -102,9 +103,11 @@ def test_atomic_virials_sum_to_the_global_one(name: str, plugin: Path, programs:
 
 
 def test_centroid_stress_is_force_times_distance_from_the_centre(plugin: Path, programs: Any, tmp_path: Path) -> None:
-    """W_j = sum over centres i of (r_j - r_i) F_j(of E_i), from the energies of displaced atoms by finite differences."""
-    atoms = Atoms("AlCuCuAl", positions=[[9, 9, 9], [11.4, 9.1, 9.3], [9.2, 11.5, 10.1], [11.0, 10.8, 11.9]], cell=[20, 20, 20], pbc=True)
-    found = evaluate(tmp_path, atoms, grace(programs("1l")), plugin, 2, compute="centroid/stress/atom NULL virial", components=9)
+    """W_j = sum over centres i of (r_j - r_i) F_j(of E_i); the forces by finite differences of atomic energies."""
+    places = [[9, 9, 9], [11.4, 9.1, 9.3], [9.2, 11.5, 10.1], [11.0, 10.8, 11.9]]
+    atoms = Atoms("AlCuCuAl", positions=places, cell=[20, 20, 20], pbc=True)
+    asked = {"compute": "centroid/stress/atom NULL virial", "components": 9}
+    found = evaluate(tmp_path, atoms, grace(programs("1l")), plugin, 2, **asked)
     h, model = 1e-4, DATA / "1l.grace"
     expected = np.zeros((4, 3, 3))
     for j in range(4):
@@ -125,7 +128,8 @@ def test_centroid_stress_is_force_times_distance_from_the_centre(plugin: Path, p
 
 def test_centroid_stress_of_message_passing_is_refused(plugin: Path, programs: Any, tmp_path: Path) -> None:
     write_data(tmp_path / "data", small())
-    text = header(plugin, tmp_path / "data", grace(programs("2l"))) + "compute s all centroid/stress/atom NULL virial\nrun 0\n"
+    asked = "compute s all centroid/stress/atom NULL virial\nrun 0\n"
+    text = header(plugin, tmp_path / "data", grace(programs("2l"))) + asked
     done = lammps(tmp_path, text)
     assert done.returncode != 0
     assert "centroid" in done.stdout + done.stderr
@@ -136,9 +140,8 @@ def test_overlay_adds_up(plugin: Path, programs: Any, tmp_path: Path) -> None:
     atoms, program = small(), programs("2l")
     alone = evaluate(tmp_path, atoms, grace(program), plugin)
     lj = evaluate(tmp_path, atoms, f"pair_style {LJ}\npair_coeff * * 0.01 2.4", plugin)
-    both = evaluate(
-        tmp_path, atoms, f"pair_style hybrid/overlay grace {LJ}\npair_coeff * * grace {program} Al Cu\n{LJ_COEFFICIENTS}", plugin, 2
-    )
+    overlay = f"pair_style hybrid/overlay grace {LJ}\npair_coeff * * grace {program} Al Cu\n{LJ_COEFFICIENTS}"
+    both = evaluate(tmp_path, atoms, overlay, plugin, 2)
     assert both.energy == pytest.approx(alone.energy + lj.energy, rel=1e-9)
     assert np.abs(both.forces - alone.forces - lj.forces).max() < 1e-9
     assert np.abs(both.stress - alone.stress - lj.stress).max() < 1e-9 * np.abs(both.stress).max()
@@ -203,8 +206,8 @@ def test_instruction_sets(instructions: str, plugin: Path, programs: Any, tmp_pa
 # ---- errors ---------------------------------------------------------------------------------------------------------
 ERRORS = {
     "element the model lacks": ("pair_style grace\npair_coeff * * {program} Al Fe", "no element 'Fe'; it has Al Cu"),
-    "too few elements": ("pair_style grace\npair_coeff * * {program} Al", "names 1 elements, but there are 2 atom types"),
-    "too many elements": ("pair_style grace\npair_coeff * * {program} Al Cu Cu", "names 3 elements, but there are 2 atom types"),
+    "too few elements": ("pair_style grace\npair_coeff * * {program} Al", "names 1 elements, but there are 2"),
+    "too many elements": ("pair_style grace\npair_coeff * * {program} Al Cu Cu", "names 3 elements, but there are 2"),
     "no element at all": ("pair_style grace\npair_coeff * * {program} NULL NULL", "names no element"),
     "types instead of stars": ("pair_style grace\npair_coeff 1 2 {program} Al Cu", "must start with * *"),
     "missing file": ("pair_style grace\npair_coeff * * nothere.gracelmp Al Cu", "cannot open nothere.gracelmp"),
@@ -221,7 +224,8 @@ ERRORS = {
 def test_faults_are_named(fault: str, plugin: Path, programs: Any, tmp_path: Path) -> None:
     potential, message = ERRORS[fault]
     write_data(tmp_path / "data", small())
-    text = header(plugin, tmp_path / "data", potential.format(program=programs("1l"), model=DATA / "1l.grace")) + "run 0\n"
+    potential = potential.format(program=programs("1l"), model=DATA / "1l.grace")
+    text = header(plugin, tmp_path / "data", potential) + "run 0\n"
     if "newton off" in text:
         text = "newton off\n" + text.replace("\nnewton off", "")
     done = lammps(tmp_path, text, 1)
@@ -255,7 +259,7 @@ def test_damaged_programs_are_refused(damage: str, plugin: Path, programs: Any, 
     content = bytearray(programs("1l").read_bytes())
     content[len(content) // 2] ^= 1
     whole = programs("1l").read_bytes()
-    broken = {"flipped": bytes(content), "cut": whole[:-100], "empty": b"", "other": b"not a program at all" * 9}[damage]
+    broken = {"flipped": bytes(content), "cut": whole[:-100], "empty": b"", "other": b"no program" * 9}[damage]
     (tmp_path / "broken.gracelmp").write_bytes(broken)
     write_data(tmp_path / "data", small())
     text = header(plugin, tmp_path / "data", "pair_style grace\npair_coeff * * broken.gracelmp Al Cu") + "run 0\n"
@@ -295,8 +299,10 @@ def test_elements_reduce_and_keep_the_order_of_the_model(tmp_path: Path) -> None
 
     from gracecli.errors import InputError
 
-    assert read_header(write_program(read("1l"), tmp_path / "a.gracelmp", elements=["Cu", "Al"]))["elements"] == ("Al", "Cu")
-    assert read_header(write_program(read("1l"), tmp_path / "b.gracelmp", elements=["Cu"]))["elements"] == ("Cu",)
+    both = write_program(read("1l"), tmp_path / "a.gracelmp", elements=["Cu", "Al"])
+    one = write_program(read("1l"), tmp_path / "b.gracelmp", elements=["Cu"])
+    assert read_header(both)["elements"] == ("Al", "Cu")
+    assert read_header(one)["elements"] == ("Cu",)
     with pytest.raises(InputError, match="no element Fe"):
         write_program(read("1l"), tmp_path / "c.gracelmp", elements=["Cu", "Fe"])
     with pytest.raises(InputError, match="exists"):
@@ -305,13 +311,16 @@ def test_elements_reduce_and_keep_the_order_of_the_model(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("missing", ["lammps", "mpich", "compiler", "kernels"])
-def test_what_a_build_lacks_is_one_line(missing: str, plugin: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_a_build_lacks_is_one_line(
+    missing: str, plugin: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from grace_native.lammps import building
 
     from gracecli.errors import PluginError
 
     monkeypatch.setenv("GRACE_CACHE", str(tmp_path))
-    expected = {"lammps": "LAMMPS is not installed", "mpich": "mpi.h", "compiler": "no C.. compiler", "kernels": "kernels"}[missing]
+    messages = {"lammps": "LAMMPS is not installed", "mpich": "mpi.h", "compiler": "no C.. compiler"}
+    expected = messages.get(missing, "kernels")
     if missing == "lammps":
         monkeypatch.setattr(building, "_lammps_version", lambda: None)
     elif missing == "mpich":

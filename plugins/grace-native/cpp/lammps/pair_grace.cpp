@@ -156,6 +156,9 @@ void PairGrace::init_style() {
   if (!force->newton_pair) error->all(FLERR, std::string("pair_style grace requires newton on"));
   if (std::strcmp(update->unit_style, "metal") != 0) error->all(FLERR, std::string("pair_style grace requires units metal"));
   neighbor->add_request(this, NeighConst::REQ_FULL);
+  // hybrid styles look at the message sizes of their parts before pair_coeff has been read
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+  force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
 }
 
 double PairGrace::init_one(int i, int j) {

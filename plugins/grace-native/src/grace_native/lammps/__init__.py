@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grace_native.lammps.build import build, plugin_directory
+    from grace_native.lammps.building import build, plugin_directory
     from grace_native.lammps.deck import input_deck, run_line
     from grace_native.lammps.program_file import read_header, write_program
 
 _HOMES = {
-    "build": "build", "plugin_directory": "build", "input_deck": "deck", "run_line": "deck",
+    "build": "building", "plugin_directory": "building", "input_deck": "deck", "run_line": "deck",
     "read_header": "program_file", "write_program": "program_file",
 }  # fmt: skip
 

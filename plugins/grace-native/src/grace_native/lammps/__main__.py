@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> Path:
-    from grace_native.lammps.build import build
+    from grace_native.lammps.building import build
 
     return build(options.output, options.force)
 

@@ -155,7 +155,8 @@ def _compile(target: Path, lammps: str) -> None:
             made.mkdir()
             command = [
                 *compiler, *FLAGS, f"-DGRACE_LAMMPS_NUMBER={_number(lammps)}", f"-I{headers.parent}", f"-I{mpi.parent}",
-                *(str(sources / f) for f in ("plugin.cpp", "pair_grace.cpp", "host.cpp")), "-o", str(made / PLUGIN), "-ldl",
+                *(str(sources / f) for f in ("plugin.cpp", "pair_grace.cpp", "host.cpp")),
+                "-o", str(made / PLUGIN), "-ldl",
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
@@ -166,7 +167,8 @@ def _compile(target: Path, lammps: str) -> None:
             (made / "python.txt").write_text(f"{sys.executable}\n")
             _install(made, target)
     except OSError as error:
-        raise PluginError(f"cannot write {target}: {error.strerror or error}", "set GRACE_CACHE to a folder you can write to") from error
+        problem = f"cannot write {target}: {error.strerror or error}"
+        raise PluginError(problem, "set GRACE_CACHE to a folder you can write to") from error
 
 
 def _install(made: Path, target: Path) -> None:

@@ -22,10 +22,11 @@ from tensorpotential.calculator import TPCalculator
 calculator = TPCalculator(model=sys.argv[1])
 values = {}
 for k, atoms in enumerate(read(sys.argv[2], index=":")):
+    periodic = atoms.pbc.all()  # the published calculator puts molecules into a box, in place
     atoms.calc = calculator
     values[f"energy{k}"] = atoms.get_potential_energy()
     values[f"forces{k}"] = atoms.get_forces()
-    if atoms.pbc.all():
+    if periodic:
         values[f"stress{k}"] = atoms.get_stress()
 np.savez(sys.argv[3], **values)
 """

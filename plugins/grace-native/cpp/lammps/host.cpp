@@ -107,6 +107,7 @@ std::string lower_with_python(const std::string &model, const std::string &eleme
   if (WIFEXITED(status) && (WEXITSTATUS(status) == 127 || said.find("No module named") != std::string::npos))
     throw std::runtime_error(python + " cannot lower " + model + " (" + said + "); set GRACE_PYTHON to a Python with grace-native, " +
                              "or write a .gracelmp file there: python -m grace_native.lammps write " + model + " -o model.gracelmp");
+  if (said.compare(0, 7, "Error: ") == 0) said.erase(0, 7);
   throw std::runtime_error(said.empty() ? python + " failed on " + model : said);
 }
 

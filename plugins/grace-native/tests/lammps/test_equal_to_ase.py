@@ -89,6 +89,13 @@ def test_domains_smaller_than_the_cutoff(
     assert_equal(found, reference(DATA / f"{name}.grace", atoms))
 
 
+def test_balanced_domains(plugin: Path, programs: Any, tmp_path: Path) -> None:
+    """Domains of unequal size that do not line up (recursive bisection) have a communication of their own in LAMMPS."""
+    atoms = rattled("orthogonal")
+    balanced = "comm_style tiled\nbalance 1.0 rcb\n" + potential(programs("3l"))
+    assert_equal(evaluate(tmp_path, atoms, balanced, plugin, 4), reference(DATA / "3l.grace", atoms))
+
+
 @pytest.mark.parametrize("name", ["1l", "2l"])
 def test_ranks_without_atoms(name: str, plugin: Path, programs: Any, tmp_path: Path) -> None:
     """A cluster in a corner of the box; one rank owns nothing."""

@@ -97,7 +97,7 @@ def _kernels() -> list[Path]:
 def _cache_directory(lammps: str) -> Path:
     from gracecli.quiet import cache_root
 
-    digest = hashlib.sha256(sys.executable.encode())
+    digest = hashlib.sha256(sys.prefix.encode())  # whose Python lowers models
     for file in sorted(_sources().glob("*.[ch]pp")):
         digest.update(file.read_bytes())
     for file in _kernels():

@@ -9,7 +9,7 @@ from gracecli.engine.base import Engine
 from gracecli.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
-    from gracecli.plugin.specs import EngineSpec
+    from gracecli.plugin.specs import EngineSpec, ExporterSpec
 
 
 def create_engine(
@@ -98,8 +98,8 @@ def _best(engines: dict[str, EngineSpec]) -> EngineSpec:
     )
 
 
-def why_unavailable(spec: EngineSpec) -> str | None:
-    """Why an engine cannot be used on this machine, or None.
+def why_unavailable(spec: EngineSpec | ExporterSpec) -> str | None:
+    """Why an engine or exporter cannot be used on this machine, or None.
 
     A spec may name a check in ``available``: a dotted path to a function without arguments that returns True, or the
     reason as a string.
@@ -110,7 +110,7 @@ def why_unavailable(spec: EngineSpec) -> str | None:
 
     try:
         answer = import_object(spec.available)()
-    except Exception as error:  # whatever a plugin's check raises, the engine is not usable; the reason is shown
+    except Exception as error:  # whatever a plugin's check raises, it is not usable; the reason is shown
         return describe(error)
     if answer is True:
         return None

@@ -168,11 +168,36 @@ class ReaderSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ExporterSpec(Spec):
-    """A target of ``grace export``: ``exporter(model_path: Path, output: Path, **options) -> Path``."""
+    """A target of ``grace export``: ``exporter() -> gracecli.export.base.Exporter`` (usually a class).
+
+    Attributes
+    ----------
+    suffix : str
+        Ending of what is written, such as ``".npz"``; the default name is that of the model with this ending.
+    folder : bool
+        Whether a folder is written, not a file.
+    options : tuple of str
+        Names of the options it takes (``--export-option NAME=VALUE``), lower case with underscores.
+    available : str
+        As for engines: dotted path of a cheap function that returns True, or why not. Empty: always.
+    """
 
     kind: ClassVar[str] = "exporter"
     path_field: ClassVar[str] = "exporter"
     exporter: str
+    suffix: str = ""
+    folder: bool = False
+    options: tuple[str, ...] = ()
+    available: str = ""
+
+    def problems(self) -> list[str]:
+        """What is wrong with this spec, in words; empty when it is sound."""
+        found = super().problems()
+        if not found and self.available and not _DOTTED_PATH.fullmatch(self.available):
+            found.append(f"available {self.available!r} must look like 'package.module:object'")
+        if not found and not (self.suffix.startswith(".") and len(self.suffix) > 1 and "/" not in self.suffix):
+            found.append(f"suffix {self.suffix!r} must look like '.npz'")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

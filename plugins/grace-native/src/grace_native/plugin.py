@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gracecli.plugin import EngineSpec, hookimpl
+from gracecli.plugin import EngineSpec, ExporterSpec, hookimpl
 
 
 @hookimpl
@@ -15,5 +15,19 @@ def gracecli_register_engines() -> Iterator[EngineSpec]:
         help="Compiled C++ for CPUs (SSE2, AVX2, AVX-512): no compilation per structure, starts at once.",
         factory="grace_native.engine:create_engine",
         priority=20,
+        available="grace_native.library:available",
+    )
+
+
+@hookimpl
+def gracecli_register_exporters() -> Iterator[ExporterSpec]:
+    """Provide the LAMMPS bundle."""
+    yield ExporterSpec(
+        name="lammps",
+        help="Folder that the stock LAMMPS runs with one line: model, pair style plugin, input, structure.",
+        exporter="grace_native.export_lammps:Lammps",
+        suffix=".lammps",
+        folder=True,
+        options=("structure", "plugin", "temperature", "steps"),
         available="grace_native.library:available",
     )

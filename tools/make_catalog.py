@@ -1,8 +1,8 @@
 """Write gracecli/registry/catalog.json from a registry of published models.
 
 ``python tools/make_catalog.py registry.json``. Of the addresses the checkpoint is kept (blueprint and weights: what is
-converted), relative to one base, so that a mirror replaces the base. The 89 elements of the models trained on OMat24 are
-H to Bi and Ac to Pu; what SMAX models cover is not stated with the registry.
+converted), relative to one base, so that a mirror replaces the base. The 89 elements of the models trained on OMat24
+are H to Bi and Ac to Pu; what SMAX models cover is not stated with the registry.
 """
 
 from __future__ import annotations

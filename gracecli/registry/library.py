@@ -278,7 +278,7 @@ def verify_models(name: str | None = None) -> list[Verification]:
     """Check one model (name or path), or all on this machine, against the sha256 recorded in the file."""
     if name is None:
         return [_verify(known, path) for known, path in known_models().items()]
-    path = resolve_model(name)
+    path = resolve_model(name, enforce=False)
     if path.is_dir():
         raise UsageError(f"{path}: a published folder records no sha256", "add it first: `grace models add`")
     return [_verify(path.stem, path)]

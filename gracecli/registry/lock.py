@@ -63,7 +63,7 @@ def pins() -> dict[str, Pin]:
         if document["schema"] != SCHEMA or document["schema_version"] > VERSION:
             raise ValueError("another schema")
         return {name: Pin(**entry) for name, entry in document["models"].items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

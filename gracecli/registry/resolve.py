@@ -60,18 +60,20 @@ def is_published_directory(path: Path) -> bool:
     return path.is_dir() and ((path / "model.yaml").is_file() or is_saved_model(path))
 
 
-def resolve_model(name: str | Path | None) -> Path:
+def resolve_model(name: str | Path | None, *, enforce: bool = True) -> Path:
     """Path of a model file or published model directory.
 
     Parameters
     ----------
     name : str, Path or None
         Name, path, or None for the bundled default.
+    enforce : bool
+        A model of the library must be what ``grace.lock`` records.
 
     Raises
     ------
     ModelError
-        Nothing of that name; the message gives the nearest names.
+        Nothing of that name (the message gives the nearest names), or other content than recorded.
     """
     known = known_models()
     if name is None:
@@ -87,7 +89,7 @@ def resolve_model(name: str | Path | None) -> Path:
     own = str(name) if str(name) in known else lower.get(str(name).lower()) or _by_alias(str(name), known)
     if own is None:
         raise _no_such_model(str(name), path, lower)
-    if own not in bundled_models():
+    if enforce and own not in bundled_models():
         _check_pin(own, known[own])
     return known[own]
 

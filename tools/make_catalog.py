@@ -1,7 +1,8 @@
 """Write gracecli/registry/catalog.json from a registry of published models.
 
-``python tools/make_catalog.py registry.json`` (addresses are left out: nothing downloads yet). The 89 elements of the
-models trained on OMat24 are H to Bi and Ac to Pu; what SMAX models cover is not stated with the registry.
+``python tools/make_catalog.py registry.json``. Of the addresses the checkpoint is kept (blueprint and weights: what is
+converted), relative to one base, so that a mirror replaces the base. The 89 elements of the models trained on OMat24
+are H to Bi and Ac to Pu; what SMAX models cover is not stated with the registry.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ase.data import chemical_symbols
 
 TARGET = Path(__file__).parents[1] / "gracecli" / "registry" / "catalog.json"
 LICENCES = {"Academic Software License": "Academic Software License: academic, non-commercial use only"}
+BASE = "https://huggingface.co/AMS-ICAMS-RUB/grace-foundation-models/resolve/"
 PAIR_CUTOFFS = [5.0, 7.5]
 
 
@@ -31,6 +33,7 @@ def entry(model: dict[str, Any]) -> dict[str, Any]:
         "precision": model["precision"],
         "licence": model["license"],
         "elements": "unstated" if per_pair else "omat89",
+        "checkpoint": model["checkpoint_url"].removeprefix(BASE),
     }
 
 
@@ -41,6 +44,7 @@ def main(source: str) -> None:
         "schema": "gracecli.catalog",
         "schema_version": 1,
         "_units": {"cutoff": "Å"},
+        "base": BASE,
         "licences": LICENCES,
         "element_sets": {"omat89": [*chemical_symbols[1:84], *chemical_symbols[89:95]]},
     }

@@ -28,14 +28,20 @@ def command(context: click.Context) -> None:
     checkpoint, or a SavedModel). The library is in $GRACE_CACHE/models, by default ~/.cache/grace/models.
     """
     if context.invoked_subcommand is None:
-        context.invoke(list_models, as_json=False)
+        context.invoke(list_models, as_json=False, everything=False)
 
 
 @command.command("list")
+@click.option("--all", "everything", is_flag=True, help="Also the models of the catalogs that are not on this machine.")
 @json_option
 @verbosity_options
-def list_models(as_json: bool) -> None:
-    """List the bundled models and those in the library."""
+def list_models(as_json: bool, everything: bool = False) -> None:
+    """List the bundled models and those in the library; with --all what can be had."""
+    if everything:
+        from gracecli.cli.models_remote import list_catalogs
+
+        list_catalogs(as_json)
+        return
     from gracecli.registry.resolve import DEFAULT_MODEL, bundled_models, library_directory
     from gracecli.registry.summary import Summary, summaries
 
@@ -53,7 +59,7 @@ def list_models(as_json: bool) -> None:
     for item in bad:
         warn(f"{item.name}: {item.error}")
     if not library_directory().is_dir() or len(found) == len(bundled):
-        note(f"the library {library_directory()} is empty; `grace models add PATH` fills it")
+        note(f"the library {library_directory()} is empty; `grace models get NAME` and `add PATH` fill it")
 
 
 def plain(summary: Summary) -> dict[str, Any]:
@@ -188,12 +194,18 @@ def remove(name: str) -> None:
 
 @command.command("verify")
 @click.argument("model", metavar="[NAME|PATH]", required=False)
+@click.option("--accept", is_flag=True, help="Let grace.lock record the content that the model has now.")
 @json_option
 @verbosity_options
-def verify(model: str | None, as_json: bool) -> None:
-    """Compare a model (or all) with the sha256 recorded when its file was written."""
-    from gracecli.registry.library import verify_models
+def verify(model: str | None, accept: bool, as_json: bool) -> None:
+    """Compare a model (or all) with the sha256 in its file, and with what grace.lock recorded at first use."""
+    from gracecli.errors import UsageError
+    from gracecli.registry.library import accept_content, verify_models
 
+    if accept:
+        if model is None:
+            raise UsageError("--accept without a model", "name the model whose content you accept")
+        accept_content(model)
     results = verify_models(model)
     if as_json:
         emit_json("gracecli.models.verify", 1, {"models": results}, {})
@@ -206,3 +218,14 @@ def verify(model: str | None, as_json: bool) -> None:
             f"{len(failed)} of {len(results)} models failed: {', '.join(r.name for r in failed)}",
             "`grace models rm` and add them again; reinstall gracecli if a bundled one failed",
         )
+
+
+def _register_remote() -> None:
+    """The subcommands that use the network, or carry models without it."""
+    from gracecli.cli import models_remote
+
+    for subcommand in (models_remote.get, models_remote.bundle, models_remote.unbundle):
+        command.add_command(subcommand)
+
+
+_register_remote()

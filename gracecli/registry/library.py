@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gracecli.errors import GraceError, InputError, ModelError, UsageError
 from gracecli.files import write_atomically
+from gracecli.registry import lock
 from gracecli.registry.catalog import find_published
 from gracecli.registry.resolve import (
     SUFFIX,
@@ -62,7 +63,12 @@ class Added:
 
 
 def add_model(
-    source: str | Path, name: str | None = None, *, checkpoint: str | None = None, force: bool = False
+    source: str | Path,
+    name: str | None = None,
+    *,
+    checkpoint: str | None = None,
+    force: bool = False,
+    enforce: bool = False,
 ) -> Added:
     """Convert a published model, or copy a model file, into the library.
 
@@ -75,36 +81,45 @@ def add_model(
     checkpoint : str, optional
         Prefix of the checkpoint in a published directory that holds several.
     force : bool
-        Replace a model of that name.
+        Replace a model of that name, and what ``grace.lock`` records of it.
+    enforce : bool
+        The content must be what ``grace.lock`` records, even with ``force``.
 
     Raises
     ------
     ModelError
-        Not a model, or one that is damaged, incomplete or unknown; says which part.
+        Not a model, other content than recorded, or one that is damaged, incomplete or unknown; says which part.
     UsageError, InputError
         A name that cannot be used or is taken; a library that cannot be written.
     """
     path = Path(source).expanduser()
     folder, description = (path.parent, path.name) if path.suffix in (".yaml", ".yml") else (path, "model.yaml")
     published = path.is_dir() or folder is not path
-    name = _checked_name(name or (folder.resolve().name if published else path.stem))
+    name = checked_name(name or (folder.resolve().name if published else path.stem))
     target = library_directory() / f"{name}{SUFFIX}"
     replaced = target.exists()
     if replaced and not force:
         raise InputError(f"the library has a model called {name!r} ({target})", "give another --name, or --force")
+    pinned = None if force and not enforce else lock.pins().get(name)
     if published:
         model, notes = _convert(folder, description, checkpoint, name)
+        if pinned:
+            lock.check_pin(name, model.sha256(), {name: pinned})
         summary = _store(target, model, lambda temporary: _save(temporary, model))
     else:
         if checkpoint is not None:
             raise UsageError("--checkpoint belongs to a published directory", f"{path} is a file")
         model, notes = _read_file(path), ()
         _check(model)
+        if pinned:
+            lock.check_pin(name, model.sha256(), {name: pinned})
         summary = _store(target, model, lambda temporary: shutil.copyfile(path, temporary))
+    lock.pin(name, summary.sha256, replace=pinned is None)
     return Added(summary, str(path), replaced, notes)
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """A usable name for a model of the library, without the suffix; raises UsageError."""
     name = name.removesuffix(SUFFIX)
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -244,6 +259,7 @@ def remove_model(name: str) -> Path:
         models[name].unlink()
     except OSError as error:
         raise InputError(f"cannot remove {models[name]}: {error.strerror}") from error
+    lock.unpin(name)
     return models[name]
 
 
@@ -262,10 +278,22 @@ def verify_models(name: str | None = None) -> list[Verification]:
     """Check one model (name or path), or all on this machine, against the sha256 recorded in the file."""
     if name is None:
         return [_verify(known, path) for known, path in known_models().items()]
-    path = resolve_model(name)
+    path = resolve_model(name, enforce=False)
     if path.is_dir():
         raise UsageError(f"{path}: a published folder records no sha256", "add it first: `grace models add`")
     return [_verify(path.stem, path)]
+
+
+def accept_content(name: str) -> str:
+    """Let ``grace.lock`` record the content that a model of the library has now; returns its sha256."""
+    from gracecli.model.modelfile import load_model
+
+    models = library_models()
+    if name not in models:
+        raise ModelError(f"the library has no model called {name!r}", "`grace models list`")
+    sha256 = load_model(models[name]).sha256()
+    lock.pin(name, sha256, replace=True)
+    return sha256
 
 
 def _verify(name: str, path: Path) -> Verification:
@@ -275,6 +303,8 @@ def _verify(name: str, path: Path) -> Verification:
         model = load_model(path)  # compares with the recorded sha256
         if not _records_sha256(path):
             return Verification(name, str(path), False, model.sha256(), "the file records no sha256")
+        if path == library_models().get(name):
+            lock.check_pin(name, model.sha256())
     except GraceError as error:
         return Verification(name, str(path), False, None, error.message.removeprefix(f"{path}: "))
     return Verification(name, str(path), True, model.sha256(), None)

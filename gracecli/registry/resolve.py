@@ -60,18 +60,20 @@ def is_published_directory(path: Path) -> bool:
     return path.is_dir() and ((path / "model.yaml").is_file() or is_saved_model(path))
 
 
-def resolve_model(name: str | Path | None) -> Path:
+def resolve_model(name: str | Path | None, *, enforce: bool = True) -> Path:
     """Path of a model file or published model directory.
 
     Parameters
     ----------
     name : str, Path or None
         Name, path, or None for the bundled default.
+    enforce : bool
+        A model of the library must be what ``grace.lock`` records.
 
     Raises
     ------
     ModelError
-        Nothing of that name; the message gives the nearest names.
+        Nothing of that name (the message gives the nearest names), or other content than recorded.
     """
     known = known_models()
     if name is None:
@@ -83,12 +85,31 @@ def resolve_model(name: str | Path | None) -> Path:
     path = Path(name).expanduser()
     if path.is_file() or is_published_directory(path):
         return path
-    if str(name) in known:
-        return known[str(name)]
     lower = {k.lower(): k for k in known}
-    if str(name).lower() in lower:
-        return known[lower[str(name).lower()]]
-    raise _no_such_model(str(name), path, lower)
+    own = str(name) if str(name) in known else lower.get(str(name).lower()) or _by_alias(str(name), known)
+    if own is None:
+        raise _no_such_model(str(name), path, lower)
+    if enforce and own not in bundled_models():
+        _check_pin(own, known[own])
+    return known[own]
+
+
+def _by_alias(name: str, known: dict[str, Path]) -> str | None:
+    """Name on this machine of a published model that is called by an alias."""
+    from gracecli.registry.catalog import find_published
+
+    published = find_published(name)
+    return published.name if published is not None and published.name in known else None
+
+
+def _check_pin(name: str, path: Path) -> None:
+    """A model of the library is what ``grace.lock`` records for its name."""
+    from gracecli.registry.lock import check_pin, pins
+    from gracecli.registry.summary import summary_of
+
+    recorded = pins()
+    if name in recorded:
+        check_pin(name, summary_of(path).sha256, recorded)
 
 
 def _no_such_model(name: str, path: Path, lower: dict[str, str]) -> ModelError:
@@ -102,7 +123,7 @@ def _no_such_model(name: str, path: Path, lower: dict[str, str]) -> ModelError:
     if published is not None:
         return ModelError(
             f"{published.name} is a published model that is not on this machine",
-            f"download its checkpoint ({published.licence}), then `grace models add FOLDER --name {published.name}`",
+            f"`grace models get {published.name}` ({published.licence})",
         )
     near = difflib.get_close_matches(name.lower(), lower, n=3)
     hint = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else "`grace models list` shows what is here"

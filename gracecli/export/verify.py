@@ -23,6 +23,7 @@ PairCutoff = Callable[[IntArray], Array | None]
 SPACING = 2.6
 """Å between neighbours of the packed cells, less where the cutoff is short."""
 MOST_CELLS = 40
+MOST_ATOMS = 48
 MOST_PER_CELL = 48
 
 
@@ -98,9 +99,9 @@ def test_structures(
     cells = [_packed_cell(elements, spacing, rng)]
     missing = possible_pairs(elements, cutoff, pair_cutoff) - _pairs(cells, cutoff, pair_cutoff)
     while missing and len(cells) < MOST_CELLS:
-        # deal again, elements that still miss a partner first
-        needed = sorted({symbol for pair in missing for symbol in pair})
-        cells.append(_packed_cell(needed, spacing, rng))
+        # deal again: pairs that have not met, both partners (of one element: two atoms)
+        pairs = rng.permutation(sorted(missing))
+        cells.append(_packed_cell([str(symbol) for pair in pairs for symbol in pair][:MOST_ATOMS], spacing, rng))
         missing -= _pairs(cells[-1:], cutoff, pair_cutoff)
     return [*cells, _cluster(elements, spacing, rng), _primitive_cell(elements, spacing, rng)]
 
@@ -109,16 +110,14 @@ test_structures.__test__ = False  # type: ignore[attr-defined]  # no test of pyt
 
 
 def _packed_cell(elements: Sequence[str], spacing: float, rng: np.random.Generator) -> Atoms:
-    """A rattled and sheared fcc cell with every element (or 48 of them) at random places."""
+    """A rattled and sheared fcc cell with every entry of a list (or 48 of them) at random places."""
     from ase.build import bulk
 
     repeats = next(
         (r for r in ((1, 1, 2), (1, 2, 2), (2, 2, 2)) if 4 * int(np.prod(r)) >= 2 * len(elements)), (2, 2, 3)
     )
     atoms = bulk("X", "fcc", a=spacing * np.sqrt(2.0), cubic=True).repeat(repeats)
-    dealt = rng.permutation(np.resize(rng.permutation(list(elements)), max(len(atoms), len(elements))))[: len(atoms)]
-    if len(elements) <= len(atoms):
-        dealt = rng.permutation(np.resize(list(elements), len(atoms)))
+    dealt = rng.permutation(np.resize(rng.permutation(list(elements)), len(atoms)))
     atoms.set_chemical_symbols([str(symbol) for symbol in dealt])
     strain = 0.04 * rng.standard_normal((3, 3))
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)

@@ -107,7 +107,7 @@ def test_missing_file(published, file, message):
 def test_checkpoint_of_another_model(published, shared_folder):
     for name in FILES[1:]:
         shutil.copyfile(shared_folder / "fixtures" / "grace" / "fs_tiny" / name, published / name)
-    with pytest.raises(ModelError, match=r"variable 'R/layers/0/w' is missing.*do not belong together"):
+    with pytest.raises(ModelError, match=r"has cutoff 5 Å, but its variable 'rc' says 5.5 Å.*do not belong together"):
         build(published)
 
 

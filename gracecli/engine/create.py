@@ -90,7 +90,7 @@ def choose_engine(name: str = "auto") -> EngineSpec:
 
 
 def _best(engines: dict[str, EngineSpec]) -> EngineSpec:
-    reasons = []
+    reasons: list[str] = []
     candidates = [spec for spec in engines.values() if spec.needs_model]
     gpu = gpu_usable()
     for spec in sorted(candidates, key=lambda spec: (not (gpu and spec.gpu), -spec.priority, spec.name)):

@@ -10,9 +10,7 @@ from gracecli.engine import create
 from gracecli.plugin.specs import EngineSpec
 
 FAST = EngineSpec(name="fast", help="x", factory="m:f", priority=20)
-ABSENT = EngineSpec(
-    name="absent", help="x", factory="m:f", priority=30, available="gracecli.engine.create:gpu_usable"
-)
+ABSENT = EngineSpec(name="absent", help="x", factory="m:f", priority=30, available="gracecli.engine.create:gpu_usable")
 LARGE = EngineSpec(name="large", help="x", factory="m:f", priority=10, gpu=True)
 
 

@@ -25,17 +25,17 @@ def load_model(model: str | Path | None = None) -> Model:
     Parameters
     ----------
     model : str, Path or None
-        Registered name or path; None is the bundled default model.
+        Registered name, path of a ``.grace`` file, or folder with a published model.yaml and checkpoint; None is the
+        bundled default model.
 
     Raises
     ------
     ModelError
         No such model, or its file is corrupt or unsupported.
     """
-    from gracecli.model import modelfile
-    from gracecli.registry.resolve import resolve_model
+    from gracecli.registry.resolve import read_model, resolve_model
 
-    return modelfile.load_model(resolve_model(model))
+    return read_model(resolve_model(model))
 
 
 def __getattr__(name: str) -> Any:

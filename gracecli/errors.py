@@ -29,6 +29,12 @@ class GraceError(Exception):
         return self.message if self.hint is None else f"{self.message} ({self.hint})"
 
 
+class VerificationError(GraceError):
+    """What was made does not give the numbers of what it was made from; it was not handed over."""
+
+    exit_code = 1
+
+
 class UsageError(GraceError):
     """Options that contradict each other or a bad configuration file."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,66 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object], *, forc
             f"cannot write {path}: {error.strerror or error}", "choose another place with -o/--output"
         ) from error
     return path
+
+
+def write_folder_atomically(path: str | Path, writer: Callable[[Path], object], *, replace: bool = False) -> Path:
+    """Write a folder through ``writer`` so that ``path`` is never a part of it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Wanted folder.
+    writer : callable
+        Called with an empty temporary folder beside it (same suffix).
+    replace : bool
+        Replace an existing folder (or file), moved aside first and deleted last; otherwise it is an error. Whether it
+        *may* be replaced is for the caller to know.
+
+    Raises
+    ------
+    InputError
+        It exists (without ``replace``) or cannot be written.
+    """
+    path = Path(path)
+    target = path.absolute()
+    if target.exists() and not replace:
+        raise InputError(f"{path} exists", "give --force to replace it, or another -o/--output")
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.with_name(f".{target.stem}-{mark}{target.suffix}")
+    aside = target.with_name(f".{target.stem}-{mark}-old{target.suffix}")
+    try:
+        temporary.mkdir()
+        try:
+            writer(temporary)
+            for item in sorted(temporary.rglob("*"), reverse=True):
+                if not item.is_symlink():
+                    _flush_to_disk(item)
+            _flush_to_disk(temporary)
+            if target.exists():
+                target.rename(aside)
+            try:
+                temporary.rename(target)
+            except OSError:
+                if aside.exists():
+                    aside.rename(target)
+                raise
+            _remove(aside)
+        finally:
+            _remove(temporary)
+        _flush_to_disk(target.parent)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}", "choose another place with -o/--output"
+        ) from error
+    return path
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: str | Path, text: str, *, force: bool = True) -> Path:

@@ -23,12 +23,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-CASES = {"FS": "fs", "1L": "1l-small", "2L": "2l-small"}
-"""Preset of the peer's script -> ours."""
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "FS": ("fs-medium", {"cutoff": 6.0, "fs_parameters": ((1.0, 1.0), (1.0, 0.5))}),
+    "1L": ("1l-small", {}),
+    "2L": ("2l-small", {}),
+}
+"""Preset of the peer's script -> ours, and what makes it the same (the published FS preset is one of its defaults)."""
 STEPS = 6
 
 
-def make_model(name: str, folder: Path) -> Path:
+def make_model(case: str, folder: Path) -> Path:
     """A model file with random weights."""
     import numpy as np
     from ase.data import chemical_symbols
@@ -36,8 +40,10 @@ def make_model(name: str, folder: Path) -> Path:
     from gracecli.model.modelfile import Model, save_model
     from gracecli.model.presets import initial_weights, preset
 
-    path = folder / f"{name}.grace"
-    blueprint = preset(name, ["W"] if name == "fs" else chemical_symbols[1:90], average_neighbours=40.0)
+    path = folder / f"{case}.grace"
+    name, overrides = CASES[case]
+    elements = ["W"] if case == "FS" else chemical_symbols[1:90]
+    blueprint = preset(name, elements, average_neighbours=40.0, **overrides)
     save_model(path, Model(blueprint, initial_weights(blueprint, np.random.default_rng(0))))
     return path
 
@@ -95,7 +101,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for preset in options.cases.split(","):
-            model = make_model(CASES[preset], Path(folder))
+            model = make_model(preset, Path(folder))
             for repeats in map(int, options.repeats.split(",")):
                 ours = [(e, p, t) for e in options.engines.split(",") for p in ("fp64", "fp32") for t in (1, 2)]
                 ours = [(e, p, t) for e, p, t in ours if t == 1 or e == "native"]

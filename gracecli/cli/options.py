@@ -42,17 +42,16 @@ def model_options(function: Decorated) -> Decorated:
                 type=click.Choice(["fp64", "fp32"]),
                 help="Arithmetic. [default: fp64, or what the model was published for]",
             ),
-            click.option(
-                "--engine-option",
-                multiple=True,
-                metavar="KEY=VALUE",
-                callback=_engine_options,
-                help="Option of the engine itself; may be repeated.",
-            ),
+            key_value_option("--engine-option", "Option of the engine itself; may be repeated."),
         ]
     ):
         function = option(function)
     return function
+
+
+def key_value_option(name: str, text: str) -> Callable[[Decorated], Decorated]:
+    """An option ``KEY=VALUE`` that may be repeated (a dict; numbers and yes/no are converted)."""
+    return click.option(name, multiple=True, metavar="KEY=VALUE", callback=_key_values, help=text)
 
 
 def output_option(function: Decorated) -> Decorated:
@@ -151,7 +150,7 @@ def _use_config(context: click.Context, parameter: click.Parameter, value: Path 
     context.default_map = {**(context.default_map or {}), **values}
 
 
-def _engine_options(
+def _key_values(
     context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
 ) -> Mapping[str, bool | int | float | str]:
     options: dict[str, bool | int | float | str] = {}

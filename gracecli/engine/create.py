@@ -13,7 +13,7 @@ from gracecli.engine.base import Engine
 from gracecli.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
-    from gracecli.plugin.specs import BenchRunnerSpec, EngineSpec
+    from gracecli.plugin.specs import BenchRunnerSpec, EngineSpec, ExporterSpec
 
 
 def create_engine(
@@ -126,8 +126,8 @@ def gpu_usable() -> bool:
     return find_library("cudnn") is not None
 
 
-def why_unavailable(spec: EngineSpec | BenchRunnerSpec) -> str | None:
-    """Why an engine cannot be used on this machine, or None.
+def why_unavailable(spec: EngineSpec | ExporterSpec | BenchRunnerSpec) -> str | None:
+    """Why an engine, exporter or bench runner cannot be used on this machine, or None.
 
     A spec may name a check in ``available``: a dotted path to a function without arguments that returns True, or the
     reason as a string.
@@ -138,7 +138,7 @@ def why_unavailable(spec: EngineSpec | BenchRunnerSpec) -> str | None:
 
     try:
         answer = import_object(spec.available)()
-    except Exception as error:  # whatever a plugin's check raises, the engine is not usable; the reason is shown
+    except Exception as error:  # whatever a plugin's check raises, it is not usable; the reason is shown
         return describe(error)
     if answer is True:
         return None

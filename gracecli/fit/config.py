@@ -185,6 +185,10 @@ class FitConfig:
         for key in ("max_time", "threads", "checkpoint_minutes", "checkpoint_steps"):
             del content["training"][key]
         del content["output"]
+        # the content of what is trained on counts (see FitData.identity), not where it lies
+        del content["data"]["test"], content["data"]["root"]
+        for entry in (*content["data"]["train"], *content["data"]["valid"]):
+            del entry["path"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -54,7 +54,7 @@ class FitData:
 
     def identity(self, config: FitConfig) -> str:
         """Hash of the settings and of the content of all training and validation files."""
-        files = [report.sha256 for name in ("train", "valid") for report in self.reports[name]]
+        files = [(report.name, report.sha256) for name in ("train", "valid") for report in self.reports[name]]
         return hashlib.sha256(json.dumps([config.trajectory_hash(), files]).encode()).hexdigest()
 
 
@@ -100,7 +100,7 @@ def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
         scale = next((n.scale for n in start.blueprint.of_type(ScaleShift)), 1.0)
         return FitData(train, valid, sets["test"], reports, elements, start.blueprint, reference, scale, start)
     scale = config.model.scale or force_rms(train)
-    shifts = tuple(reference.energies[symbol] for symbol in sorted(elements))  # presets sort their elements
+    shifts = tuple(reference.energies[symbol] for symbol in elements)
     options = {**config.model.overrides, "scale": scale, "element_shifts": shifts}
     if config.model.cutoff is not None:
         options["cutoff"] = config.model.cutoff

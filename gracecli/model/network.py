@@ -14,7 +14,7 @@ from gracecli.errors import ModelError
 from gracecli.model.blocks import density as _density  # noqa: F401 - importing a module registers its blocks
 from gracecli.model.blocks import norms as _norms  # noqa: F401
 from gracecli.model.blocks import outputs as _outputs  # noqa: F401
-from gracecli.model.blocks.base import BLOCKS, BatchTensors, Block, Context, Variables, batch_tensors
+from gracecli.model.blocks.base import BLOCKS, BatchTensors, Block, Context, Variables, batch_tensors, size
 from gracecli.model.blueprint import Blueprint, OutputNode
 
 __all__ = ["BatchTensors", "Network", "batch_tensors"]
@@ -70,7 +70,7 @@ class Network(tf.Module):
         if radial not in ("exact", "spline", "projected"):
             raise ValueError(f"unknown radial mode {radial!r}")
         context = Context(inputs, self.blocks, self.dtype, radial)
-        energy = tf.zeros(inputs.species.shape, self.dtype)
+        energy = tf.zeros([size(inputs.species, 0)], self.dtype)
         for node in self.blueprint:
             if isinstance(node, OutputNode):
                 energy = self.blocks[node.name].update(context, energy)

@@ -35,9 +35,9 @@ SCALAR: bp.LPList = ((0, 1),)
 class Sizes:
     """Everything a preset lets you change; tuples are per order (fs) or per layer (2l).
 
-    ``generation`` is 1 or 2; ``n_product`` are the channels after mixing, ``indicator_lmax`` the degree of the message,
-    ``cutoffs`` a
-    dictionary of pair cutoffs (keys such as ``AlLi`` or ``Al``) that replaces the single cutoff.
+    ``generation`` is 1 or 2; ``order`` 1 to 4; ``n_product`` are the channels after mixing, ``indicator_lmax`` the
+    degree of the message, ``cutoffs`` a dictionary of pair cutoffs (keys such as ``AlLi`` or ``Al``) that replaces the
+    single cutoff; ``element_shifts`` are in the order in which the elements are given to :func:`preset`.
     """
 
     cutoff: float = 6.0
@@ -141,8 +141,15 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
     sizes = preset_sizes(name, **overrides)
     if sizes.envelope_p is None:
         sizes = replace(sizes, envelope_p=5 if sizes.generation == 1 or name.startswith("fs") else 16)
-    assert sizes.envelope_p is not None
     symbols = _checked_elements(elements)
+    if sizes.order not in (1, 2, 3, 4):
+        raise UsageError(f"products of order {sizes.order}", "choose order 1, 2, 3 or 4")
+    if sizes.element_shifts is not None:
+        if len(sizes.element_shifts) != len(symbols):
+            raise UsageError(f"{len(sizes.element_shifts)} element shifts for {len(symbols)} elements")
+        own = dict(zip(elements, sizes.element_shifts, strict=True))
+        sizes = replace(sizes, element_shifts=tuple(own[symbol] for symbol in symbols))
+    assert sizes.envelope_p is not None
     nodes: list[bp.Node] = []
     if sizes.cutoffs:
         basis = "BondSpecificRadialBasisFunction"
@@ -373,8 +380,6 @@ def _two_layers(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], size
 def _shifts(name: str, symbols: tuple[str, ...], sizes: Sizes) -> list[bp.Node]:
     """Scale, shifts and the repulsion, in the published order."""
     nodes: list[bp.Node] = []
-    if sizes.element_shifts is not None and len(sizes.element_shifts) != len(symbols):
-        raise UsageError(f"{len(sizes.element_shifts)} element shifts for {len(symbols)} elements")
     fs, first = name.startswith("fs"), sizes.generation == 1
     if fs or first or sizes.scale != 1.0 or sizes.element_shifts is not None:
         nodes.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gracecli.plugin.hookspecs import hookimpl
-from gracecli.plugin.specs import CommandSpec, EngineSpec, LossSpec, OptimizerSpec
+from gracecli.plugin.specs import CommandSpec, EngineSpec, ExporterSpec, LossSpec, OptimizerSpec
 
 _COMMANDS = {
     # name: (section, help)
@@ -13,6 +13,7 @@ _COMMANDS = {
     "fit": ("Training", "Train a model on your data."),
     "models": ("Models", "List, inspect and add models."),
     "bench": ("Models", "Time engines and models on this machine."),
+    "export": ("Models", "Export a model to other formats and programs."),
     "plugins": ("Plugins", "List, inspect and check plugins."),
 }
 
@@ -31,6 +32,23 @@ _OPTIMIZERS = {
     "ode12r": ("ODE12r", "Adaptive ordinary-differential-equation descent."),
 }
 
+_EXPORTERS = {
+    # name: (class in gracecli.export, suffix, folder, options, help)
+    "grace": ("gracefile:GraceFile", ".grace", False, (), "Model file of gracecli, reduced or recast."),
+    "saved-model": (
+        "savedmodel:SavedModel", ".saved_model", True, ("xla",),
+        "TensorFlow SavedModel with the published signature, for tools made for published models.",
+    ),
+    "upstream": (
+        "upstream:Upstream", ".upstream", True, (),
+        "Published checkpoint layout (model.yaml and TensorFlow checkpoint), for published tools.",
+    ),
+    "npz": ("npz:Npz", ".npz", False, (), "Weights by node and name, and the blueprint as JSON, for numpy."),
+    "hlo": (
+        "hlo:Hlo", ".hlo", True, ("atoms", "bonds", "structure"),
+        "XLA program of fixed numbers of atoms and bonds, run by JAX on CPU, GPU or TPU.",
+    ),
+}  # fmt: skip
 
 _LOSSES = {
     "huber": "Quadratic for small errors, linear beyond the width; the default.",
@@ -61,6 +79,7 @@ def gracecli_register_engines() -> Iterator[EngineSpec]:
         help="Runs a published TensorFlow SavedModel export as it is; chosen for folders that hold nothing else.",
         factory="gracecli.engine.savedmodel:create_engine",
         priority=-10,
+        model_format="saved-model",
     )
 
 
@@ -69,6 +88,14 @@ def gracecli_register_optimizers() -> Iterator[OptimizerSpec]:
     """Provide ASE's optimizers."""
     for name, (attribute, text) in _OPTIMIZERS.items():
         yield OptimizerSpec(name=name, help=text, factory=f"ase.optimize:{attribute}")
+
+
+@hookimpl
+def gracecli_register_exporters() -> Iterator[ExporterSpec]:
+    """Provide the formats of ``grace export``, one module each in :mod:`gracecli.export`."""
+    for name, (place, suffix, folder, options, text) in _EXPORTERS.items():
+        exporter = f"gracecli.export.{place}"
+        yield ExporterSpec(name=name, help=text, exporter=exporter, suffix=suffix, folder=folder, options=options)
 
 
 @hookimpl

@@ -78,6 +78,8 @@ def _check_engine_spec(spec: EngineSpec, model: str | None, seed: int) -> list[C
     if reason is not None:
         return [Check(subject, "starts", SKIPPED, f"not usable here: {reason}")]
     path = None
+    if spec.needs_model and model is None and spec.model_format != "blueprint":
+        return [Check(subject, "starts", SKIPPED, f"runs {spec.model_format} models; name one with --model")]
     if spec.needs_model:
         from gracecli.registry.resolve import resolve_model
 

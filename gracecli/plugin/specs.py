@@ -117,6 +117,9 @@ class EngineSpec(Spec):
         Among engines that can run the model on this machine, ``--engine auto`` takes the highest.
     needs_model : bool
         False for engines that are a potential by themselves (Lennard-Jones); they are never chosen automatically.
+    model_format : str
+        What models it runs: ``blueprint`` (``.grace`` files and published checkpoints) or the name of another format,
+        as ``saved-model``; such engines are checked only with a model that the user names.
     available : str
         Dotted path of a cheap function without arguments: True if the engine can be used on this machine, else the
         reason as text. Empty: always.
@@ -129,6 +132,7 @@ class EngineSpec(Spec):
     factory: str
     priority: int = 0
     needs_model: bool = True
+    model_format: str = "blueprint"
     available: str = ""
     gpu: bool = False
 
@@ -168,11 +172,36 @@ class ReaderSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ExporterSpec(Spec):
-    """A target of ``grace export``: ``exporter(model_path: Path, output: Path, **options) -> Path``."""
+    """A target of ``grace export``: ``exporter() -> gracecli.export.base.Exporter`` (usually a class).
+
+    Attributes
+    ----------
+    suffix : str
+        Ending of what is written, such as ``".npz"``; the default name is that of the model with this ending.
+    folder : bool
+        Whether a folder is written, not a file.
+    options : tuple of str
+        Names of the options it takes (``--export-option NAME=VALUE``), lower case with underscores.
+    available : str
+        As for engines: dotted path of a cheap function that returns True, or why not. Empty: always.
+    """
 
     kind: ClassVar[str] = "exporter"
     path_field: ClassVar[str] = "exporter"
     exporter: str
+    suffix: str = ""
+    folder: bool = False
+    options: tuple[str, ...] = ()
+    available: str = ""
+
+    def problems(self) -> list[str]:
+        """What is wrong with this spec, in words; empty when it is sound."""
+        found = super().problems()
+        if not found and self.available and not _DOTTED_PATH.fullmatch(self.available):
+            found.append(f"available {self.available!r} must look like 'package.module:object'")
+        if not found and not (self.suffix.startswith(".") and len(self.suffix) > 1 and "/" not in self.suffix):
+            found.append(f"suffix {self.suffix!r} must look like '.npz'")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ def read_structures(argument: str) -> list[Structure | GraceError]:
     except GraceError:
         raise
     except Exception as error:  # readers of dozens of formats raise whatever they like
-        raise InputError(f"{argument}: {_reason(error)}") from error
+        raise InputError(f"{argument}: {_reason(error, path)}") from error
     if not frames:
         raise InputError(f"{argument}: no structure in the file")
     notes = tuple(dict.fromkeys(f"{argument}: {_first_line(item.message)}" for item in caught))
@@ -182,7 +182,7 @@ def _fortran_logical(word: str) -> str:
     return letter
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     """Why a file could not be read, in one line."""
     from ase.data import atomic_numbers
     from ase.io.formats import UnknownFileTypeError
@@ -195,7 +195,9 @@ def _reason(error: Exception) -> str:
             return f"unknown element {word!r}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return f"cannot be read: {_first_line(error) or type(error).__name__}"
+    if isinstance(error, StopIteration) or not _first_line(error):  # the reader ran to the end and found nothing
+        return f"no structure in the file (it was taken for the format {format_of(path)!r})"
+    return f"cannot be read: {_first_line(error)}"
 
 
 def _first_line(error: object) -> str:

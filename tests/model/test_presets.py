@@ -138,6 +138,8 @@ def test_blueprints_are_json(name):
     again = Blueprint.from_json(blueprint.to_json())
     assert again == blueprint
     assert again.elements == ("Ge", "Si")
+    (shift,) = again.of_type(bp.ScaleShift)
+    assert shift.element_shifts == (-2.0, 1.5)  # given as Si, Ge
     json.loads(blueprint.to_json())
 
 

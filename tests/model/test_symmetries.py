@@ -256,7 +256,9 @@ def test_two_elements_far_apart_in_the_table(new_model, tensorflow):
     big = new_model("1l", elements=chemical_symbols[1:90], element_shifts=tuple(0.1 * k for k in range(89)))
     assert big.elements == tuple(sorted(chemical_symbols[1:90]))
     rows = [big.elements.index(e) for e in ("Ac", "H")]
-    small = new_model("1l", elements=("H", "Ac"), element_shifts=tuple(0.1 * r for r in rows))
+    # shifts are in the order in which elements are given: by number above, alphabetical here
+    shifts = tuple(0.1 * (atomic_numbers[e] - 1) for e in ("Ac", "H"))
+    small = new_model("1l", elements=("Ac", "H"), element_shifts=shifts)
     weights = {k: v[rows] if v.shape[:1] == (89,) else v for k, v in big.weights.items()}
     assert {k: v.shape for k, v in weights.items()} == {k: np.shape(v) for k, v in small.weights.items()}
     atoms = bulk("H", "bcc", a=3.1) * (2, 2, 1)

@@ -67,6 +67,6 @@ def test_example_converges_and_agrees_with_ase(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SciPy doubts its matrix logarithm in ASE's filter
         BFGS(target, logfile=None).run(fmax=5e-4, steps=1000)
-    print(f"{name}: {result['after']['energy']:.6f} eV, ASE {other.get_potential_energy():.6f} eV")
+    print(f"{name}: {result['final']['energy']:.6f} eV, ASE {other.get_potential_energy():.6f} eV")
     per_atom = (other.get_potential_energy() - result["final"]["energy"]) / len(other)
     assert per_atom == pytest.approx(0.0, abs=1e-6)

@@ -79,6 +79,9 @@ def test_errors_name_file_and_cause(tmp_path):
     noise = tmp_path / "noise.bin"
     noise.write_bytes(b"\x00\x01 not a structure\n" * 20)
     fails(noise, "unknown file format")
+    text = tmp_path / "README.md"  # ASE takes .md for CASTEP's output of molecular dynamics
+    text.write_text("# structures\n\nOne per line.\n")
+    fails(text, "no structure in the file")
     cut = tmp_path / "POSCAR"
     cut.write_text("Si\n1.0\n5 0 0\n0 5 0\n")
     fails(cut, "not a complete POSCAR")

@@ -24,7 +24,10 @@ Equivariant = dict[LP, tf.Tensor]
 
 
 class BatchTensors(NamedTuple):
-    """A batch on the device; shapes as in :class:`gracecli.engine.batch.Batch`."""
+    """A batch on the device; shapes as in :class:`gracecli.engine.batch.Batch`.
+
+    Atoms, rows and W may be unknown while a program is traced (exports); the number of elements may not.
+    """
 
     bond_vector: tf.Tensor
     row_centre: tf.Tensor
@@ -41,6 +44,12 @@ def batch_tensors(batch: Batch) -> BatchTensors:
     return BatchTensors(
         *(None if getattr(batch, name) is None else tf.constant(getattr(batch, name)) for name in BatchTensors._fields)
     )
+
+
+def size(tensor: tf.Tensor, axis: int) -> Any:
+    """Length of an axis: a number where it is known, else a scalar tensor."""
+    known = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if known is None else int(known)
 
 
 class Variables:
@@ -112,9 +121,9 @@ class Context:
         return self._cache[key]
 
     @property
-    def n_atoms(self) -> int:
-        """Padded number of atoms."""
-        return int(self.inputs.species.shape[0])
+    def n_atoms(self) -> Any:
+        """Padded number of atoms (a tensor where it is unknown)."""
+        return size(self.inputs.species, 0)
 
     @property
     def n_elements(self) -> int:
@@ -158,7 +167,7 @@ class Context:
 def rows_of(value: Equivariant, table: FunctionTable) -> tf.Tensor:
     """All rows of an equivariant tensor in table order, [functions, atoms, channels]."""
     blocks = [value[lp] for lp in table.blocks()]
-    return tf.concat([tf.reshape(b, (-1, *b.shape[2:])) for b in blocks], axis=0)
+    return tf.concat([tf.reshape(b, (int(b.shape[0]) * int(b.shape[1]), -1, int(b.shape[3]))) for b in blocks], axis=0)
 
 
 class Block(tf.Module):

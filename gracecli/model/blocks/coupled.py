@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from gracecli.errors import ModelError
-from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, block_for
+from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, block_for, size
 from gracecli.model.blueprint import Mix, Product, Reduce
 from gracecli.model.couplings import coupling_scale, real_coupling
 from gracecli.model.functions import (
@@ -108,12 +108,12 @@ class _Assembly:
             for pair, group in pairs:
                 self.parts.setdefault((L, bucket.parity), {})[group] = rows[pair]
 
-    def result(self, n_atoms: int) -> Equivariant:
+    def result(self, n_channels: int) -> Equivariant:
         """Blocks [groups, 2L+1, atoms, channels]."""
         blocks = {}
         for lp, parts in self.parts.items():
             stacked = tf.stack([parts[g] for g in range(len(parts))], axis=0)
-            blocks[lp] = tf.reshape(stacked, (len(parts), 2 * lp[0] + 1, n_atoms, -1))
+            blocks[lp] = tf.reshape(stacked, (len(parts), 2 * lp[0] + 1, -1, n_channels))
         return blocks
 
 
@@ -124,7 +124,7 @@ def flatten(block: tf.Tensor) -> tf.Tensor:
 
 def multiply(left: Equivariant, right: Equivariant, product: ProductTable) -> Equivariant:
     """Coupled product, channel by channel."""
-    n_atoms = int(next(iter(left.values())).shape[2])
+    n_channels = int(next(iter(left.values())).shape[3])
     assembly = _Assembly()
     for bucket in buckets_of(product):
         a = take_groups(flatten(left[bucket.left_lp]), bucket.left)
@@ -143,7 +143,7 @@ def multiply(left: Equivariant, right: Equivariant, product: ProductTable) -> Eq
         else:
             values = tf.einsum("uq,pqx->pux", tf.constant(matrix, a.dtype), outer)
         assembly.add(bucket, values)
-    return assembly.result(n_atoms)
+    return assembly.result(n_channels)
 
 
 def contract_pairs(densities: dict[int, tf.Tensor], product: ProductTable) -> Equivariant:
@@ -154,11 +154,11 @@ def contract_pairs(densities: dict[int, tf.Tensor], product: ProductTable) -> Eq
     densities : dict
         l1 -> [2 l1 + 1, rows of the right table, atoms, n].
     """
-    n_atoms = int(next(iter(densities.values())).shape[2])
+    n_channels = int(next(iter(densities.values())).shape[3])
     sizes = [g.size for g in product.right.groups]
     pieces = {
-        l: tf.split(tf.reshape(t, (*t.shape[:2], -1)), sizes, axis=1) if len(sizes) > 1 else [
-            tf.reshape(t, (*t.shape[:2], -1))]
+        l: tf.split(tf.reshape(t, (2 * l + 1, sum(sizes), -1)), sizes, axis=1) if len(sizes) > 1 else [
+            tf.reshape(t, (2 * l + 1, sum(sizes), -1))]
         for l, t in densities.items()
     }  # fmt: skip
     first_out = {lp: v[1] for lp, v in product.output.blocks().items()}
@@ -174,7 +174,7 @@ def contract_pairs(densities: dict[int, tf.Tensor], product: ProductTable) -> Eq
             parts.setdefault(lp, {})[group - first_out[lp]] = row
     assembly = _Assembly()
     assembly.parts = parts
-    return assembly.result(n_atoms)
+    return assembly.result(n_channels)
 
 
 @block_for(Product)
@@ -260,7 +260,6 @@ class ProductBlock(Block):
         tables = {"l": self.product.left, "r": self.product.right, "o": self.product.output}
         first = {side: {lp: v[1] for lp, v in table.blocks().items()} for side, table in tables.items()}
         assembly = _Assembly()
-        n_atoms = int(next(iter(left.values())).shape[2])
         for c in self.product.couplings:
             ga, gb = self.product.left.groups[c.left], self.product.right.groups[c.right]
             a = left[ga.l, ga.p][c.left - first["l"][ga.l, ga.p]]
@@ -274,7 +273,7 @@ class ProductBlock(Block):
                 lp = (L, ga.p * gb.p)
                 value = tf.einsum("Mij,iar,jar->Mar", cube, x, y)
                 assembly.parts.setdefault(lp, {})[group - first["o"][lp]] = value
-        return assembly.result(n_atoms)
+        return assembly.result(int(self.U.shape[1]))
 
     def __call__(self, context: Context) -> Equivariant:
         """Product, block by block."""
@@ -350,7 +349,8 @@ class MixBlock(Block):
         for (lp, (_, _, count)), matrix in zip(blocks.items(), own, strict=True):
             block = x[lp]
             rows = tf.reshape(block, (count, -1, int(block.shape[-1])))
-            result[lp] = tf.reshape(tf.matmul(rows, matrix), (*block.shape[:3], int(w.shape[2])))
+            d, n_out = int(block.shape[1]), int(w.shape[2])
+            result[lp] = tf.reshape(tf.matmul(rows, matrix), (count, d, size(block, 2), n_out))
         return result
 
     def _right(self, x: Equivariant, w: tf.Tensor) -> Equivariant:
@@ -365,7 +365,7 @@ class MixBlock(Block):
             if lp not in x:
                 continue
             block = x[lp]
-            n_right, d, n_atoms, n_in = (int(s) for s in block.shape)
+            n_right, d, n_atoms, n_in = (size(block, axis) for axis in range(4))
             # stack the right groups along channels: one matrix product makes all left groups
             source = block[0] if n_right == 1 else tf.transpose(block, (1, 2, 0, 3))
             source = tf.reshape(source, (d * n_atoms, n_right * n_in))
@@ -436,7 +436,8 @@ class ReduceBlock(Block):
             count += len(chosen)
             # the collected groups of one (l, p) are the whole block, in order
             block = context.value(source)[lp]
-            columns.append(tf.reshape(tf.transpose(block, (1, 2, 0, 3)), (d * context.n_atoms, -1)))
+            n_in = int(block.shape[0]) * int(block.shape[3])
+            columns.append(tf.reshape(tf.transpose(block, (1, 2, 0, 3)), (d * context.n_atoms, n_in)))
             w = tf.gather(weight, chosen, axis=-1) * tf.constant(scale, weight.dtype)
             lead = tuple(w.shape[:-3])
             order = (0, 3, 2, 1) if lead else (2, 1, 0)

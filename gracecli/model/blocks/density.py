@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from gracecli.errors import ModelError
 from gracecli.model import radial as formulas
-from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, activation, block_for, rows_of
+from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, activation, block_for, rows_of, size
 from gracecli.model.blocks.coupled import contract_pairs
 from gracecli.model.blocks.radial import PROJECTION_INTERVALS, SPLINE_INTERVALS, RadialBlock, RadialTable
 from gracecli.model.blueprint import ChemicalDensity, Density, Embedding, MessageDensity
@@ -33,7 +33,10 @@ def sum_over_bonds(context: Context, weights: list[tf.Tensor], harmonics: tf.Ten
     sizes = [2 * l + 1 for l in range(len(weights))]
     rest = int(harmonics.shape[2]) - sum(sizes)
     parts = tf.split(harmonics, [*sizes, rest] if rest else sizes, axis=2)
-    per_row = [tf.matmul(tf.cast(y, w.dtype), w, transpose_a=True) for y, w in zip(parts, weights, strict=False)]
+    if weights[0].shape[1] == 1:  # one bond per row: a product, not a matrix product for each
+        per_row = [tf.cast(y, w.dtype)[:, 0, :, None] * w for y, w in zip(parts, weights, strict=False)]
+    else:
+        per_row = [tf.matmul(tf.cast(y, w.dtype), w, transpose_a=True) for y, w in zip(parts, weights, strict=False)]
     return tf.split(context.sum_over_rows(tf.concat(per_row, axis=1)), sizes, axis=1)
 
 
@@ -229,7 +232,7 @@ def message_density(
     context: Context, weights: list[tf.Tensor], message: tf.Tensor, harmonics: tf.Tensor
 ) -> dict[int, tf.Tensor]:
     """T = sum_b R Y I: l -> [2l+1, q, atoms, n]."""
-    rows, width, q, n = (int(s) for s in message.shape)
+    rows, width, q, n = (size(message, axis) for axis in range(4))
     carried = [tf.reshape(w[:, :, None, :] * message, (rows, width, q * n)) for w in weights]
     parts = sum_over_bonds(context, carried, harmonics)
     return {
@@ -280,10 +283,10 @@ class ChemicalDensityBlock(Block):
         t = tf.clip_by_value(2.0 * (1.0 - tf.abs(1.0 - x)) - 1.0, -1.0, 1.0)
         basis = tf.cast(tf.stack(formulas.chebyshev(t, node.n_basis), axis=-1), self.dtype)
         table = context.of_elements(context.value(node.embedding))
-        rows, width = (int(s) for s in distance.shape)
+        rows, width = size(distance, 0), size(distance, 1)
         centre = tf.broadcast_to(tf.gather(table, context.centre_species())[:, None], (rows, width, self.size))
         neighbour = tf.gather(table, context.neighbour_species())
-        h = tf.reshape(tf.concat([basis, centre, neighbour], -1), (rows * width, -1))
+        h = tf.reshape(tf.concat([basis, centre, neighbour], -1), (rows * width, node.n_basis + 2 * self.size))
         for i, w in enumerate(self.weights):
             h = tf.matmul(h, w)
             if i < len(self.biases):

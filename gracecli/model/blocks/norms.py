@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from gracecli.errors import ModelError
-from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, block_for, rows_of
+from gracecli.model.blocks.base import Block, Context, Equivariant, Variables, block_for, rows_of, size
 from gracecli.model.blueprint import EquivariantNorm, Gate, InvariantNorm
 from gracecli.model.functions import FunctionTable
 
@@ -64,7 +64,7 @@ def _as_blocks(rows: tf.Tensor, table: FunctionTable) -> Equivariant:
     blocks = table.blocks()
     parts = tf.split(rows, [v[2] * (2 * lp[0] + 1) for lp, v in blocks.items()], axis=0)
     return {
-        lp: tf.reshape(part, (v[2], 2 * lp[0] + 1, *part.shape[1:]))
+        lp: tf.reshape(part, (v[2], 2 * lp[0] + 1, size(part, 1), int(part.shape[2])))
         for (lp, v), part in zip(blocks.items(), parts, strict=True)
     }
 

@@ -55,7 +55,7 @@ class OutputBlock(Block):
         if table is None or len(table) != 1:
             raise ModelError(f"model: readout {self.node.name!r} needs a single scalar function from {name!r}")
         (block,) = context.value(name).values()
-        return tf.reshape(block, (context.n_atoms, -1))
+        return tf.reshape(block, (-1, self.channels_of(name)))
 
 
 def dense_layers(x: tf.Tensor, weights: list[tf.Tensor], act: Any) -> tf.Tensor:

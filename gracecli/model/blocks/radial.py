@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from gracecli.errors import ModelError
 from gracecli.model import radial as formulas
-from gracecli.model.blocks.base import Block, Context, Variables, activation, block_for
+from gracecli.model.blocks.base import Block, Context, Variables, activation, block_for, size
 from gracecli.model.blueprint import Embedding, Harmonics, LinearRadial, MLPRadial, Node, PairRadialBasis, RadialBasis
 from gracecli.model.functions import FunctionTable
 
@@ -58,7 +58,12 @@ class RadialBasisBlock(Block):
         self.cutoff = float(np.float32(rc)) if self.dtype == tf.float32 else float(rc)
         for path in ("rc", "basis_function/rc"):
             if variables.has(node.name, path):
-                self.variable(path, (), trainable=False)
+                stored = float(self.variable(path, (), trainable=False))
+                if abs(stored - rc) > 1e-5 * rc:
+                    raise ModelError(
+                        f"model: node {node.name!r} has cutoff {rc:g} Å, but its variable {path!r} says {stored:g} Å",
+                        "the checkpoint and model.yaml do not belong together",
+                    )
         if node.basis == "Gaussian":
             self.grid = self.variable("basis_function/grid", (1, node.n_functions))
             self.scale = self.variable("basis_function/scale", ())
@@ -154,7 +159,8 @@ class LinearRadialBlock(RadialBlock):
     def _linear(self, g: tf.Tensor) -> tf.Tensor:
         weights = tf.reshape(tf.transpose(self.crad, (2, 1, 0)), (g.shape[-1], -1))
         flat = tf.matmul(tf.reshape(tf.cast(g, self.dtype), (-1, g.shape[-1])), weights)
-        return tf.reshape(flat, (*g.shape[:-1], self.lmax + 1, self.n_radial))
+        lead = [size(g, axis) for axis in range(len(g.shape) - 1)]
+        return tf.reshape(flat, (*lead, self.lmax + 1, self.n_radial))
 
     def on_grid(self, distance: tf.Tensor) -> tf.Tensor:
         """Exact values at given distances."""
@@ -209,7 +215,7 @@ class MLPRadialBlock(RadialBlock):
             x = x * self.gamma / tf.sqrt(variance + 1e-5)
         return x
 
-    def _by_degree(self, flat: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    def _by_degree(self, flat: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
         """[points, n * (lmax + 1)] -> [..., lmax + 1, n]."""
         cube = tf.reshape(flat, (-1, self.n_radial, self.lmax + 1))
         return tf.reshape(tf.transpose(cube, (0, 2, 1)), (*shape, self.lmax + 1, self.n_radial))
@@ -228,14 +234,14 @@ class MLPRadialBlock(RadialBlock):
         if not node.embedding_i:
             assert j is not None
             return j
-        i = tf.gather(z, tf.repeat(context.centre_species(), context.inputs.neighbour.shape[1]))
+        i = tf.gather(z, tf.repeat(context.centre_species(), size(context.inputs.neighbour, 1)))
         return tf.tanh(i if j is None else i * j)
 
     def __call__(self, context: Context) -> tf.Tensor:
         """Radial functions of the bonds."""
         node: Any = self.node
         g = context.value(node.basis)
-        shape = tuple(g.shape[:-1])
+        shape = size(g, 0), size(g, 1)
         x = tf.cast(tf.reshape(g, (-1, g.shape[-1])), self.dtype)
         if node.generation == 1:
             rows = {

@@ -131,6 +131,7 @@ struct Outputs {
   double *energies;  // [centres] eV
   double *forces;    // [atoms][3] eV/A, ghosts included
   double *virials;   // [centres][9] eV, sum over the bonds of a centre of r_x g_y
+  double *bond_gradients = nullptr;  // [bonds][3] eV/A, added to; null: not wanted
 };
 
 template <class Real> class Evaluator {
@@ -312,6 +313,8 @@ template <class Real> class Evaluator {
         const double g[3] = {double(s.x[k]), double(s.y[k]), double(s.z[k])};
         const double *r = nb_.vector + 3 * (nb_.first[atom] + s.bond[k]);
         double *other = w.forces.data() + 3 * size_t(s.other[k]);
+        if (out.bond_gradients)
+          for (int x = 0; x < 3; ++x) out.bond_gradients[3 * (nb_.first[atom] + s.bond[k]) + x] += g[x];
         for (int x = 0; x < 3; ++x) {
           own[x] += g[x], other[x] -= g[x];
           for (int y = 0; y < 3; ++y) virial[3 * x + y] += r[x] * g[y];

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gracecli.plugin import EngineSpec, hookimpl
+from gracecli.plugin import BenchRunnerSpec, EngineSpec, ExporterSpec, hookimpl
 
 
 @hookimpl
@@ -16,4 +16,29 @@ def gracecli_register_engines() -> Iterator[EngineSpec]:
         factory="grace_native.engine:create_engine",
         priority=20,
         available="grace_native.library:available",
+    )
+
+
+@hookimpl
+def gracecli_register_exporters() -> Iterator[ExporterSpec]:
+    """Provide the LAMMPS bundle."""
+    yield ExporterSpec(
+        name="lammps",
+        help="Folder that the stock LAMMPS runs with one line: model, pair style plugin, input, structure.",
+        exporter="grace_native.export_lammps:Lammps",
+        suffix=".lammps",
+        folder=True,
+        options=("structure", "plugin", "temperature", "steps"),
+        available="grace_native.library:available",
+    )
+
+
+@hookimpl
+def gracecli_register_bench_runners() -> Iterator[BenchRunnerSpec]:
+    """Provide the pair style to ``grace bench``."""
+    yield BenchRunnerSpec(
+        name="lammps",
+        help="LAMMPS with the pair style of this package, one rank.",
+        factory="grace_native.lammps.bench:LammpsRunner",
+        available="grace_native.lammps.bench:available",
     )

@@ -1,0 +1,1 @@
+"""Models in other formats: written, evaluated, compared, and only then handed over."""

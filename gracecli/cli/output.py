@@ -35,8 +35,13 @@ def emit_json(schema: str, version: int, payload: Mapping[str, Any], units: Mapp
     units : mapping
         Unit of each quantity by key, such as ``{"energy": "eV"}``.
     """
+    click.echo(json_text(schema, version, payload, units))
+
+
+def json_text(schema: str, version: int, payload: Mapping[str, Any], units: Mapping[str, str]) -> str:
+    """The document that :func:`emit_json` prints."""
     document = {"schema": schema, "schema_version": version, "_units": dict(units), **payload}
-    click.echo(json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+    return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

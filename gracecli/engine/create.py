@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +13,7 @@ from gracecli.engine.base import Engine
 from gracecli.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
-    from gracecli.plugin.specs import EngineSpec, ExporterSpec
+    from gracecli.plugin.specs import BenchRunnerSpec, EngineSpec, ExporterSpec
 
 
 def create_engine(
@@ -65,7 +69,8 @@ def _is_program(path: Path) -> bool:
 def choose_engine(name: str = "auto") -> EngineSpec:
     """Return the spec of the engine called ``name``, or for ``"auto"`` the usable one of highest priority.
 
-    Engines that need no model are potentials by themselves and are used only when named.
+    Where TensorFlow can use a GPU, ``"auto"`` is an engine that runs on it. Engines that need no model are potentials
+    by themselves and are used only when named.
     """
     from gracecli.names import suggestion
     from gracecli.plugin.manager import get_plugin_manager
@@ -85,11 +90,14 @@ def choose_engine(name: str = "auto") -> EngineSpec:
 
 
 def _best(engines: dict[str, EngineSpec]) -> EngineSpec:
-    reasons = []
+    reasons: list[str] = []
     candidates = [spec for spec in engines.values() if spec.needs_model]
-    for spec in sorted(candidates, key=lambda spec: (-spec.priority, spec.name)):
+    gpu = gpu_usable()
+    for spec in sorted(candidates, key=lambda spec: (not (gpu and spec.gpu), -spec.priority, spec.name)):
         reason = why_unavailable(spec)
         if reason is None:
+            for text in reasons:
+                _say_once(f"engine {text}; going on with {spec.name} (--engine {spec.name} silences this)")
             return spec
         reasons.append(f"{spec.name}: {reason}")
     raise UsageError(
@@ -98,8 +106,28 @@ def _best(engines: dict[str, EngineSpec]) -> EngineSpec:
     )
 
 
-def why_unavailable(spec: EngineSpec | ExporterSpec) -> str | None:
-    """Why an engine or exporter cannot be used on this machine, or None.
+@cache
+def _say_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
+
+
+@cache
+def gpu_usable() -> bool:
+    """Whether TensorFlow would find a GPU here, told without importing it: a visible device, and cuDNN installed."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in {"", "-1"}:
+        return False
+    devices = Path("/proc/driver/nvidia/gpus")
+    if not devices.is_dir() or not any(devices.iterdir()):
+        return False
+    if find_spec("nvidia") is not None and find_spec("nvidia.cudnn") is not None:  # tensorflow[and-cuda]
+        return True
+    from ctypes.util import find_library
+
+    return find_library("cudnn") is not None
+
+
+def why_unavailable(spec: EngineSpec | ExporterSpec | BenchRunnerSpec) -> str | None:
+    """Why an engine, exporter or bench runner cannot be used on this machine, or None.
 
     A spec may name a check in ``available``: a dotted path to a function without arguments that returns True, or the
     reason as a string.

@@ -3,6 +3,7 @@
 from gracecli.plugin.hookspecs import hookimpl
 from gracecli.plugin.specs import (
     API,
+    BenchRunnerSpec,
     CommandSpec,
     EngineSpec,
     EnsembleSpec,
@@ -16,6 +17,7 @@ from gracecli.plugin.specs import (
 
 __all__ = [
     "API",
+    "BenchRunnerSpec",
     "CommandSpec",
     "EngineSpec",
     "EnsembleSpec",

@@ -12,6 +12,7 @@ _COMMANDS = {
     "relax": ("Structures", "Relax structures to the nearest energy minimum."),
     "fit": ("Training", "Train a model on your data."),
     "models": ("Models", "List, inspect and add models."),
+    "bench": ("Models", "Time engines and models on this machine."),
     "export": ("Models", "Export a model to other formats and programs."),
     "plugins": ("Plugins", "List, inspect and check plugins."),
 }
@@ -71,6 +72,7 @@ def gracecli_register_engines() -> Iterator[EngineSpec]:
         help="TensorFlow with XLA, CPU or GPU; runs every model.",
         factory="gracecli.engine.tensorflow:create_engine",
         priority=10,
+        gpu=True,
     )
     yield EngineSpec(
         name="saved-model",

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pluggy import HookimplMarker, HookspecMarker
 
 from gracecli.plugin.specs import (
+    BenchRunnerSpec,
     CommandSpec,
     EngineSpec,
     EnsembleSpec,
@@ -76,6 +77,11 @@ def gracecli_register_model_catalogs() -> Iterable[ModelCatalogSpec]:  # type: i
     """Catalogs of models for ``grace models``."""
 
 
+@hookspec
+def gracecli_register_bench_runners() -> Iterable[BenchRunnerSpec]:  # type: ignore[empty-body]
+    """Programs that are no engines, for ``grace bench --engine NAME``."""
+
+
 HOOKS: dict[str, type[Spec]] = {
     "gracecli_register_commands": CommandSpec,
     "gracecli_register_engines": EngineSpec,
@@ -85,5 +91,6 @@ HOOKS: dict[str, type[Spec]] = {
     "gracecli_register_exporters": ExporterSpec,
     "gracecli_register_losses": LossSpec,
     "gracecli_register_model_catalogs": ModelCatalogSpec,
+    "gracecli_register_bench_runners": BenchRunnerSpec,
 }
 """Which type each hook returns."""

@@ -123,6 +123,9 @@ class EngineSpec(Spec):
     available : str
         Dotted path of a cheap function without arguments: True if the engine can be used on this machine, else the
         reason as text. Empty: always.
+    gpu : bool
+        Whether it runs on GPUs; where one can be used, ``--engine auto`` prefers it to engines of any priority
+        that do not.
     """
 
     kind: ClassVar[str] = "engine"
@@ -131,6 +134,7 @@ class EngineSpec(Spec):
     needs_model: bool = True
     model_format: str = "blueprint"
     available: str = ""
+    gpu: bool = False
 
     def problems(self) -> list[str]:
         """What is wrong with this spec, in words; empty when it is sound."""
@@ -217,6 +221,24 @@ class ModelCatalogSpec(Spec):
     catalog: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchRunnerSpec(Spec):
+    """What ``grace bench --engine NAME`` can time besides engines, such as an MD code with a pair style.
+
+    ``factory(atoms: Atoms, model: str | None, precision: str | None, threads: int, timestep: float)`` returns a
+    :class:`gracecli.run.bench_worker.Runner`; it is called in a process of its own. The atoms have velocities.
+
+    Attributes
+    ----------
+    available : str
+        As for engines.
+    """
+
+    kind: ClassVar[str] = "bench-runner"
+    factory: str
+    available: str = ""
+
+
 _TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "tuple[str, ...]": tuple}
 
 SPEC_TYPES: tuple[type[Spec], ...] = (
@@ -228,6 +250,7 @@ SPEC_TYPES: tuple[type[Spec], ...] = (
     ExporterSpec,
     LossSpec,
     ModelCatalogSpec,
+    BenchRunnerSpec,
 )
 
 

@@ -43,7 +43,7 @@ def available() -> bool | str:
     try:
         load()
     except ModuleNotFoundError:
-        return "its compiled part is missing: install grace-native where a C++17 compiler is, or from a wheel"
+        return "its compiled part is missing: install a C++17 compiler (such as g++), then grace-native again"
     except (ImportError, UsageError) as error:
         return str(error)
     return True

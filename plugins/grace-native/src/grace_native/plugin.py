@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gracecli.plugin import EngineSpec, ExporterSpec, hookimpl
+from gracecli.plugin import BenchRunnerSpec, EngineSpec, ExporterSpec, hookimpl
 
 
 @hookimpl
@@ -30,4 +30,15 @@ def gracecli_register_exporters() -> Iterator[ExporterSpec]:
         folder=True,
         options=("structure", "plugin", "temperature", "steps"),
         available="grace_native.library:available",
+    )
+
+
+@hookimpl
+def gracecli_register_bench_runners() -> Iterator[BenchRunnerSpec]:
+    """Provide the pair style to ``grace bench``."""
+    yield BenchRunnerSpec(
+        name="lammps",
+        help="LAMMPS with the pair style of this package, one rank.",
+        factory="grace_native.lammps.bench:LammpsRunner",
+        available="grace_native.lammps.bench:available",
     )

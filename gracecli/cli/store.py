@@ -11,7 +11,14 @@ from gracecli.cli.options import force_option, json_option, verbosity_options
 from gracecli.cli.output import Column, emit_json, format_pairs, format_table, progress, warn
 from gracecli.errors import InputError, StoreError
 
-UNITS = {"energy": "eV", "energy_per_atom": "eV/atom", "fmax": "eV/Å", "pressure": "GPa", "volume": "Å^3", "size": "byte"}
+UNITS = {
+    "energy": "eV",
+    "energy_per_atom": "eV/atom",
+    "fmax": "eV/Å",
+    "pressure": "GPa",
+    "volume": "Å^3",
+    "size": "byte",
+}
 ROWS = 20
 _path = click.Path(path_type=Path)
 
@@ -233,4 +240,3 @@ def repair(store: Path) -> None:
         raise InputError(f"{store}: no such store")
     kept, lost, damaged = rescue(store)
     click.echo(f"{store}: {kept:,} structures kept, {lost:,} lost; the damaged file is {damaged}")
-

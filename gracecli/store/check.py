@@ -195,4 +195,3 @@ def _rescue(old: Store, new: Store) -> tuple[int, int]:
     for name, indices in runs:
         new.append(old.entries(indices), set_name=name)
     return len(good), total - len(good)
-

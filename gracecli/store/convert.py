@@ -65,7 +65,9 @@ def as_entry(atoms: Atoms, *, method: str = "", source: str = "") -> Entry:
     try:
         entry.document()
     except TypeError as error:
-        raise InputError(f"{source or atoms.get_chemical_formula()}: {error}", "remove it from info or arrays") from error
+        raise InputError(
+            f"{source or atoms.get_chemical_formula()}: {error}", "remove it from info or arrays"
+        ) from error
     return entry
 
 

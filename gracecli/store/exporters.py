@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 FORMATS = ("extxyz", "poscar", "db")
 
 
-def export(store: Store, indices: Sequence[int], path: Path, format_name: str | None = None, force: bool = False) -> str:
+def export(
+    store: Store, indices: Sequence[int], path: Path, format_name: str | None = None, force: bool = False
+) -> str:
     """Write structures; the format that was used.
 
     Raises
@@ -123,7 +125,9 @@ def _write_db(store: Store, indices: Sequence[int], path: Path) -> None:
     with ase.db.connect(path, type="db") as database:
         for index in indices:
             atoms = store.atoms(int(index))
-            pairs = {k: v for k, v in atoms.info.items() if isinstance(v, str | int | float | bool) and k.isidentifier()}
+            pairs = {
+                k: v for k, v in atoms.info.items() if isinstance(v, str | int | float | bool) and k.isidentifier()
+            }
             database.write(atoms, key_value_pairs=_allowed(pairs), data={"store_id": int(index)})
 
 

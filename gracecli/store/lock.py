@@ -61,7 +61,9 @@ class WriterLock:
                 if self._break_dead():
                     self.taken_over = True
                 elif time.monotonic() > until:
-                    raise StoreError(f"{self.store} is being written {_whose(self.path)}", "wait for it, or --wait longer")
+                    raise StoreError(
+                        f"{self.store} is being written {_whose(self.path)}", "wait for it, or --wait longer"
+                    )
                 else:
                     time.sleep(POLL_SECONDS)
         except OSError as error:

@@ -101,7 +101,9 @@ def parse(text: str) -> Comparison | Logical:
     while position < len(text.rstrip()):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise UsageError(f"query {text!r}: cannot read {text[position:].strip()!r}", "quote values with spaces: 'a b'")
+            raise UsageError(
+                f"query {text!r}: cannot read {text[position:].strip()!r}", "quote values with spaces: 'a b'"
+            )
         bracket, operator, single, double, word = match.groups()
         quoted = single if single is not None else double
         if quoted is not None:

@@ -153,7 +153,9 @@ class Store:
         count = len(self)
         number = int(index) + count if index < 0 else int(index)
         if not 0 <= number < count:
-            raise InputError(f"{self.path} has no structure {index}", f"it holds {count}" + (f", 0 to {count - 1}" if count else ""))
+            raise InputError(
+                f"{self.path} has no structure {index}", f"it holds {count}" + (f", 0 to {count - 1}" if count else "")
+            )
         return number
 
     def span(self, index: int) -> tuple[int, int]:

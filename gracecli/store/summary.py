@@ -27,7 +27,9 @@ def summary(store: Store) -> dict[str, Any]:
     for row, number in zip(kinds, how_many, strict=True):
         formulas[formula(row, reduced=True)] += int(number)
     commit = store.commit
-    when = datetime.fromtimestamp(commit.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if commit.number else None
+    when = (
+        datetime.fromtimestamp(commit.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if commit.number else None
+    )
     return {
         "store": store.path,
         "size": store.path.stat().st_size,
@@ -69,6 +71,16 @@ def rows(store: Store, indices: Sequence[int] | Any) -> list[tuple[Any, ...]]:
         inside = [name for name, mask in sets.items() if mask[number]]
         e = float(energy[number])
         found.append(
-            (number, formula(table[number]), n, e, e / n, float(fmax[number]), pressure, volume, ", ".join(inside) or None)
+            (
+                number,
+                formula(table[number]),
+                n,
+                e,
+                e / n,
+                float(fmax[number]),
+                pressure,
+                volume,
+                ", ".join(inside) or None,
+            )
         )
     return found

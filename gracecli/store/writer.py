@@ -123,7 +123,9 @@ class Writer:
         if self.durable:
             os.fsync(self.handle.descriptor)
         if not self.lock.held():
-            raise StoreError(f"{self.handle.path}: another writer took the lock over", "this process was asleep too long")
+            raise StoreError(
+                f"{self.handle.path}: another writer took the lock over", "this process was asleep too long"
+            )
         following, row = self.commit.following(counts)
         self._write(COMMITS, self.commit.number, row.reshape(1, COMMIT_WIDTH))
         if self.durable:
@@ -183,7 +185,9 @@ def structure_batch(entries: Sequence[Entry], run: int, set_code: int) -> Batch:
             for entry in entries:
                 value = getattr(entry, name)
                 shape = (len(entry.numbers), *column.shape)
-                parts.append(np.full(shape, column.fill, column.dtype) if value is None else np.asarray(value, column.dtype))
+                parts.append(
+                    np.full(shape, column.fill, column.dtype) if value is None else np.asarray(value, column.dtype)
+                )
             batch[path] = np.concatenate(parts)
     _add_composition(batch, entries)
     _add_hashes(batch, entries)

@@ -1,6 +1,6 @@
 """Appends structures to a store without pause until it is killed; every structure proves itself.
 
-    crash_writer.py STORE WRITER COUNT
+crash_writer.py STORE WRITER COUNT
 """
 
 import sys

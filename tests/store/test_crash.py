@@ -90,15 +90,15 @@ def run_together(path, seconds, capsys):
     """Two writers, four readers, each in its own process."""
     writers = [start(path, number) for number in (1, 2)]
     reader = [sys.executable, "-c", READER, str(path), str(seconds)]
-    while not path.exists():
-        time.sleep(0.01)
+    firsts = [process.stdout.readline() for process in writers]
+    assert all(firsts), [process.stderr.read() for process in writers]
     readers = [subprocess.Popen(reader, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     outputs = [process.communicate(timeout=seconds + 120) for process in readers]
     counts = []
     for process in writers:
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate()
-        counts.append(int(out.splitlines()[-1]))
+        counts.append(int([*firsts, *out.splitlines()][-1]))
     for out, err in outputs:
         assert out.startswith("read"), err
     total = assert_whole(path, sum(counts))
@@ -254,5 +254,3 @@ def test_random_bit_flips_are_never_served_as_data(filled):
         sound = not check.check(filled).problems
         if sound:  # the flip hit space that nothing uses
             assert_whole(filled, 600)
-
-

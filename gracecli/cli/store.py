@@ -147,7 +147,7 @@ def query(store: Path, expression: str, limit: int, ids: bool, as_json: bool) ->
 
 
 def _rows_table(table: list[tuple[Any, ...]]) -> str:
-    columns = [
+    columns: list[Column | str] = [
         "id", "formula", "atoms", Column("energy", "eV", ".4f"), Column("energy per atom", "eV/atom", ".4f"),
         Column("max force", "eV/Å", ".3f"), Column("pressure", "GPa", ".2f"), Column("volume", "Å³", ".2f"), "sets",
     ]  # fmt: skip

@@ -65,7 +65,7 @@ def card(content: dict[str, Any]) -> str:
     ]
     pairs += [(f"info.{key}", str(value)[:80]) for key, value in content["info"].items()]
     forces = content["forces"]
-    columns = ["atom", *(Column(axis, "Å", ".6f") for axis in "xyz")]
+    columns: list[Column | str] = ["atom", *(Column(axis, "Å", ".6f") for axis in "xyz")]
     columns += [Column(f"f{axis}", "eV/Å", ".4f") for axis in "xyz"] if forces is not None else []
     table = []
     for index, (symbol, position) in enumerate(zip(content["symbols"], content["positions"], strict=True)):

@@ -2,4 +2,4 @@
 
 from ase.utils.plugins import ExternalIOFormat
 
-store_format = ExternalIOFormat(desc="gracecli structure store", code="+B", module="gracecli.store.ase_io", ext="h5")
+store_format = ExternalIOFormat(desc="gracecli structure store", code="+S", module="gracecli.store.ase_io", ext="h5")

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
 
 from ase import Atoms
 
 from gracecli.store.store import Store
 
 
-def read_gracecli_store(file: Any, index: int | slice = -1) -> Iterator[Atoms]:
+def read_gracecli_store(file: str | Path, index: int | slice = -1) -> Iterator[Atoms]:
     """Structures of a store."""
-    with Store(_path(file)) as store:
+    with Store(file) as store:
         numbers = range(len(store))[index]
         for number in [numbers] if isinstance(numbers, int) else numbers:
             yield store.atoms(number)
 
 
-def write_gracecli_store(file: IO[bytes] | str | Path, images: Sequence[Atoms]) -> None:
+def write_gracecli_store(file: str | Path, images: Sequence[Atoms]) -> None:
     """Append structures to a store; a missing one is made."""
-    with Store(_path(file), "a") as store:
+    with Store(file, "a") as store:
         store.append(images)
-
-
-def _path(file: Any) -> Path:
-    return Path(getattr(file, "name", file))

@@ -57,7 +57,7 @@ def check(path: Path) -> Report:
     if block.flags and not path.with_name(f"{path.name}.lock").exists():
         notes.append("a writer was killed; the next one clears its mark")
     try:
-        store = Store(path)
+        store = Store(path, swmr=bool(block.flags))
     except (GraceError, OSError, KeyError, RuntimeError) as error:
         return Report(0, 0, (), (*problems, f"it does not open: {error}".splitlines()[0]), tuple(notes))
     with store:
@@ -113,7 +113,7 @@ def tolerant(path: Path) -> Iterator[Store]:
     from gracecli.store.handle import open_handle
 
     store.path, store.mode, store.wait, store.durable = path, "r", 0.0, False
-    store._handle = open_handle(path)
+    store._handle = open_handle(path, swmr=False)
     store._columns = readers(store._handle)
     try:
         rows = store._handle.dataset(COMMITS)[:]

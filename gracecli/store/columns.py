@@ -44,7 +44,7 @@ class ColumnReader:
         """Dataset, up to date with a commit."""
         dataset = self.handle.dataset(self.column.path)
         if self._generation != generation:
-            if not self.handle.writing:
+            if not self.handle.writing and self.handle.swmr:
                 dataset.refresh()
             self._rows = dataset.shape[0]
             self._type = dataset.dtype

@@ -124,10 +124,10 @@ def to_atoms(entry: Entry) -> Atoms:
         atoms.set_constraint(constraints)
     results: dict[str, Any] = {}
     if entry.energy is not None:
-        if entry.free_energy:
-            results["free_energy"] = entry.energy
         if not entry.free_energy or "energy" in others:
             results["energy"] = others.pop("energy", entry.energy)
+        if entry.free_energy:
+            results["free_energy"] = entry.energy
     for name in ("forces", "stress", "magmoms", "charges"):
         value = getattr(entry, name)
         if value is not None:

@@ -58,6 +58,8 @@ class Entry:
 def encode(value: Any) -> Any:
     """JSON form from which :func:`decode` restores every bit and type; TypeError for what has none."""
     if isinstance(value, np.ndarray):
+        if value.dtype.kind == "O" and all(isinstance(item, str) for item in value.flat):  # how ASE reads words
+            return {"$array": "O", "list": value.tolist()}
         if value.dtype.kind in "US":
             return {"$array": value.dtype.str, "list": value.tolist()}
         if value.dtype.kind not in "biufc":

@@ -18,8 +18,9 @@ OPEN_SECONDS = 5.0
 class Handle:
     """An open store file that can change between reading and writing under those who use it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, swmr: bool = True) -> None:
         self.path = path
+        self.swmr = swmr
         self.users = 0
         self.file: Any = None
         self.writing = False
@@ -41,10 +42,10 @@ class Handle:
         until = time.monotonic() + OPEN_SECONDS
         while True:
             try:
-                file = h5py.File(self.path, "r", libver=LIBVER, swmr=True, locking=False)
+                file = h5py.File(self.path, "r", libver=LIBVER, swmr=self.swmr, locking=False)
                 break
             except OSError as error:
-                if time.monotonic() > until:
+                if not self.swmr or time.monotonic() > until:
                     raise StoreError(
                         f"{self.path} cannot be opened: {str(error).splitlines()[0]}",
                         "`grace store check` tells more, `grace store repair` rescues what is left",
@@ -83,7 +84,10 @@ class Handle:
         self._datasets = {}
         file, self.file, self.writing = self.file, None, False
         if file is not None:
-            file.close()
+            try:
+                file.close()
+            except RuntimeError as error:  # what HDF5 makes of a disk that filled up
+                raise OSError(str(error)) from error
 
     def close(self) -> None:
         """One user less; the last one closes everything."""
@@ -102,11 +106,14 @@ def _key(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def open_handle(path: Path) -> Handle:
-    """Handle of a file, shared by all its users in this process."""
+def open_handle(path: Path, swmr: bool = True) -> Handle:
+    """Handle of a file, shared by all its users in this process.
+
+    Without ``swmr`` (nobody writes), HDF5 gives up at once on damaged metadata instead of waiting for its writer.
+    """
     key = _key(path)
     handle = _HANDLES.get(key)
     if handle is None:
-        handle = _HANDLES[key] = Handle(path)
+        handle = _HANDLES[key] = Handle(path, swmr)
     handle.users += 1
     return handle

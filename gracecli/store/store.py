@@ -42,6 +42,8 @@ class Store:
         fsync at every commit.
     forces : str
         ``"<f8"`` or ``"<f4"``, when the file is created.
+    swmr : bool
+        False for a file that nobody writes: damage shows at once.
 
     Examples
     --------
@@ -52,7 +54,14 @@ class Store:
     """
 
     def __init__(
-        self, path: str | Path, mode: str = "r", *, wait: float = 60.0, durable: bool = True, forces: str = "<f8"
+        self,
+        path: str | Path,
+        mode: str = "r",
+        *,
+        wait: float = 60.0,
+        durable: bool = True,
+        forces: str = "<f8",
+        swmr: bool = True,
     ) -> None:
         self.path = Path(path)
         if mode not in ("r", "a"):
@@ -64,7 +73,7 @@ class Store:
             self._create(forces)
         elif not schema.is_store(self.path):
             raise InputError(f"{self.path} is not a store", "stores are made by `grace store add`")
-        self._handle = open_handle(self.path)
+        self._handle = open_handle(self.path, swmr)
         self._columns = readers(self._handle)
         self.commit = Commit()
         try:
@@ -112,7 +121,7 @@ class Store:
             A commit row is damaged in front of good ones.
         """
         dataset = self._handle.dataset(COMMITS)
-        if not self._handle.writing:
+        if not self._handle.writing and self._handle.swmr:
             dataset.refresh()
         rows = dataset[self.commit.number :]
         self.commit, damaged = commits.last_valid(rows, self.commit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +95,7 @@ class Writer:
             column = COLUMNS[path]
             grown[column.axis] = counts[column.axis] + len(rows)
         try:
+            self._reserve(batch, counts)
             for path, rows in batch.items():
                 column = COLUMNS[path]
                 start = counts[column.axis] + column.ends
@@ -109,6 +109,28 @@ class Writer:
                 f"{self.handle.path} cannot be written: {_reason(error)}; nothing of this append was stored",
                 "free some space and try again",
             ) from error
+
+    def _reserve(self, batch: Batch, counts: dict[str, int]) -> None:
+        """Ask the file system for the chunks of an append before HDF5 needs them.
+
+        HDF5 cannot give up a write: on a full disk its caches stay dirty and even closing the file fails. OSError here
+        leaves it untouched.
+        """
+        need = 0
+        for path, rows in batch.items():
+            dataset = self.handle.dataset(path)
+            start = counts[COLUMNS[path].axis] + COLUMNS[path].ends
+            rows_per_chunk = dataset.chunks[0]
+            have = -(-min(start, dataset.shape[0]) // rows_per_chunk)
+            chunk = rows_per_chunk * dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=int)) + 1024
+            need += (-(-(start + len(rows)) // rows_per_chunk) - have) * chunk
+        need += 64 * 1024 if need or not self.commit.number % 64 else 0  # indices; a chunk of commit rows
+        if need:
+            descriptor = os.open(self.handle.path, os.O_WRONLY)
+            try:
+                os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, need)
+            finally:
+                os.close(descriptor)
 
     def _write(self, path: str, start: int, rows: Array) -> None:
         if not len(rows):
@@ -155,8 +177,8 @@ def _used_bytes(handle: Handle) -> int:
 
 
 def _reason(error: OSError) -> str:
-    text = str(error)
-    return "no space left on the device" if "No space left" in text else text.splitlines()[0]
+    text = error.strerror or str(error)
+    return "no space left on the device" if "No space left" in text else text.splitlines()[0].lower()
 
 
 def structure_batch(entries: Sequence[Entry], run: int, set_code: int) -> Batch:

@@ -163,8 +163,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 20000}, {size + 20000}))
 from gracecli.errors import StoreError
 store = Store({str(filled)!r}, "a")
 try:
-    for n in range(600, 2000):
-        store.append([structure(0, n)])
+    for n in range(600, 2000, 20):
+        store.append([structure(0, n + i) for i in range(20)])
 except StoreError as error:
     print("ERROR", error)
 """
@@ -177,6 +177,18 @@ except StoreError as error:
     assert_whole(filled, count + 10)
 
 
+def fill(store):
+    """Append until the disk is full; how many structures were committed."""
+    for number in range(0, 100_000, 50):
+        try:
+            store.append([structure(0, n) for n in range(number, number + 50)])
+        except StoreError as error:
+            if "no space left" not in str(error).lower():
+                raise
+            return number
+    pytest.fail("2 MB held it all")
+
+
 def test_full_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -185,11 +197,8 @@ def test_full_disk(tmp_path):
         pytest.skip(f"mount is not permitted: {mounted.stderr.decode().strip()}")
     try:
         path = disk / "store.h5"
-        number = 0
-        with Store(path, "a") as store, pytest.raises(StoreError, match="no space left"):
-            while True:
-                store.append([structure(0, number)])
-                number += 1
+        with Store(path, "a", durable=False) as store:
+            number = fill(store)
         assert number > 10
         assert_whole(path, number)
     finally:
@@ -224,8 +233,8 @@ def test_truncated_files_are_found(filled, share):
     assert check.check(filled).problems
     try:
         kept, lost, _ = repair(filled)
-    except StoreError as error:
-        assert "cannot be repaired" in str(error)
+    except StoreError:  # the part of the file that says where things are is gone
+        assert share < 0.9
         return
     assert kept + lost == 600
     assert not check.check(filled).problems

@@ -169,8 +169,8 @@ def test_queries(queried, text):
 
 
 def test_query_of_energies(queried):
-    energies = np.array([np.nan if atoms.calc is None else atoms.calc.results.get("free_energy", atoms.calc.results["energy"])
-                         for atoms in frames()])  # fmt: skip
+    results = [atoms.calc.results if atoms.calc else {} for atoms in frames()]
+    energies = np.array([r.get("free_energy", r.get("energy", np.nan)) for r in results])
     per_atom = energies / [len(atoms) for atoms in frames()]
     assert queried.query("energy_per_atom<-0.05").tolist() == np.flatnonzero(per_atom < -0.05).tolist()
 
@@ -181,14 +181,14 @@ def test_query_of_energies(queried):
         ("natom<3", "natoms"),
         ("elements=Sl", "not an element"),
         ("natoms<", "missing"),
-        ("natoms 5", "operator"),
+        ("natoms 5", "is expected"),
         ("(natoms<5", "bracket"),
         ("natoms<5)", "one too many"),
         ("natoms<five", "not a number"),
         ("set=tran", "train"),
         ("has=force", "forces"),
         ("elements<Si", "no meaning"),
-        ("__import__('os')", "operator"),
+        ("__import__('os')", "is expected"),
     ],
 )
 def test_queries_that_make_no_sense(queried, text, message):
@@ -210,3 +210,13 @@ def test_writing_needs_the_right_mode(tmp_path):
         text = io.StringIO()
         write_extxyz(store[0], text)
         assert text.getvalue().startswith("3\n")
+
+
+def test_a_store_is_an_argument_like_any_file(queried):
+    from gracecli.run.structures import read_structures
+
+    found = read_structures(f"{queried.path}:set=train and elements=Si")
+    assert [item.name for item in found] == [f"{queried.path}:1", f"{queried.path}:3"]
+    assert np.array_equal(found[0].atoms.positions, frames()[1].positions)
+    with pytest.raises(InputError, match="no structure matches"):
+        read_structures(f"{queried.path}:natoms>1000")

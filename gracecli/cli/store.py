@@ -19,6 +19,12 @@ UNITS = {
     "volume": "Å^3",
     "size": "byte",
 }
+ARRAY_UNITS = {
+    "positions": "Å",
+    "cell": "Å",
+    "forces": "eV/Å",
+    "stress": "eV/Å^3 (tensile-positive; xx yy zz yz xz xy)",
+}
 ROWS = 20
 _path = click.Path(path_type=Path)
 
@@ -167,8 +173,7 @@ def show(store: Path, number: int, as_json: bool) -> None:
     with Store(store) as opened:
         content = document(opened, number)
     if as_json:
-        emit_json("gracecli.store.show", 1, content, {**UNITS, "positions": "Å", "cell": "Å", "forces": "eV/Å",
-                                                      "stress": "eV/Å^3 (tensile-positive; xx yy zz yz xz xy)"})  # fmt: skip
+        emit_json("gracecli.store.show", 1, content, {**UNITS, **ARRAY_UNITS})
         return
     click.echo(card(content))
 

@@ -27,8 +27,8 @@ Array = NDArray[Any]
 class Entry:
     """A structure and its labels (units as in :mod:`gracecli.store.schema`; None: not there).
 
-    ``energy`` is force-consistent where ``free_energy`` is set; ``results`` holds other results by ASE's names, ``info``
-    and ``arrays`` whatever else the file had, ``source`` where it came from.
+    ``energy`` is force-consistent where ``free_energy`` is set; ``results`` holds other results by ASE's names,
+    ``info`` and ``arrays`` whatever else the file had, ``source`` where it came from.
     """
 
     numbers: Array
@@ -106,7 +106,7 @@ def dump(document: dict[str, Any]) -> bytes:
 
 
 def geometry_uid(numbers: Array, positions: Array, cell: Array, pbc: tuple[bool, bool, bool]) -> bytes:
-    """Sha256 of a geometry as given; equal hashes mean equal geometries, unequal ones may still be re-ordered copies."""
+    """Sha256 of a geometry as given: equal hashes mean equal geometries; re-ordered copies have unequal ones."""
     positions = np.asarray(positions, "<f8")
     cell = np.asarray(cell, "<f8")
     if any(pbc) and abs(np.linalg.det(cell)) > 1e-12:

@@ -256,7 +256,7 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     Only the beginning of the file is read, so that asking costs nothing and needs no HDF5.
     """
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             head = stream.read(64 * 1024)
     except OSError:
         return False

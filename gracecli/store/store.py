@@ -257,9 +257,7 @@ class Store:
         StoreError
             The store is locked, damaged or cannot be written.
         """
-        from gracecli.store.convert import as_entry
-
-        entries = [item if isinstance(item, Entry) else as_entry(item) for item in structures]
+        entries = [item if isinstance(item, Entry) else _as_entry(item) for item in structures]
         first = -1
         with self.writer() as writer:
             code, names = self._set_code(writer, set_name)
@@ -304,3 +302,9 @@ class Store:
         ):
             mask[int(structure)] = bool(inside)
         return np.asarray(mask)
+
+
+def _as_entry(atoms: Atoms) -> Entry:
+    from gracecli.store.convert import as_entry  # imports ASE
+
+    return as_entry(atoms)

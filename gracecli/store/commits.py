@@ -1,8 +1,8 @@
 """Commit rows: the counts of every table, and two checksums.
 
 A row is ``number, time, counts..., 0..., crc, chain``: ``crc`` is the crc32 of what stands before it, ``chain`` goes on
-from the chain of the row before. Rows are trusted as long as the chain holds; a row that does not fit, at the very end, is
-what a killed writer left. A valid one behind a bad one means damage, which no writer may bury.
+from the chain of the row before. Rows are trusted as long as the chain holds; a row that does not fit, at the very
+end, is what a killed writer left. A valid one behind a bad one means damage, which no writer may bury.
 """
 
 from __future__ import annotations

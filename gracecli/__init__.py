@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
     from gracecli.engine.calculator import GraceCalculator as GraceCalculator
     from gracecli.model.modelfile import Model
+    from gracecli.store.store import Store as Store
 
     __version__: str
 
-__all__ = ["GraceCalculator", "__version__", "load_model"]
+__all__ = ["GraceCalculator", "Store", "__version__", "load_model"]
 
 
 def load_model(model: str | Path | None = None) -> Model:
@@ -47,6 +48,10 @@ def __getattr__(name: str) -> Any:
         from gracecli.engine.calculator import GraceCalculator
 
         return GraceCalculator
+    if name == "Store":
+        from gracecli.store.store import Store
+
+        return Store
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

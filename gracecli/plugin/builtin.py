@@ -11,6 +11,7 @@ _COMMANDS = {
     # name: (section, help)
     "relax": ("Structures", "Relax structures to the nearest energy minimum."),
     "fit": ("Training", "Train a model on your data."),
+    "store": ("Data", "Keep structures, labels and results in one file."),
     "models": ("Models", "List, inspect and add models."),
     "bench": ("Models", "Time engines and models on this machine."),
     "export": ("Models", "Export a model to other formats and programs."),

@@ -56,7 +56,7 @@ def read_structures(argument: str) -> list[Structure | GraceError]:
     Parameters
     ----------
     argument : str
-        A path, or ``PATH@INDEX`` with ASE's index syntax (``traj.extxyz@-1``, ``XDATCAR@::10``).
+        A path, ``PATH@INDEX`` with ASE's index syntax (``traj.extxyz@-1``, ``XDATCAR@::10``), or ``STORE:QUERY``.
 
     Returns
     -------
@@ -68,6 +68,9 @@ def read_structures(argument: str) -> list[Structure | GraceError]:
     InputError
         The file as a whole cannot be read.
     """
+    stored = _from_store(argument)
+    if stored is not None:
+        return stored
     path, index = _split(argument)
     if not path.exists():
         raise InputError(f"{argument}: no such file")
@@ -112,6 +115,34 @@ def format_of(path: Path, read: bool = True) -> str:
 
     plain = {".extxyz": "extxyz", ".xyz": "extxyz", ".cif": "cif"}.get(path.suffix.lower())
     return plain or str(filetype(str(path), read=read))
+
+
+def _from_store(argument: str) -> list[Structure | GraceError] | None:
+    """Structures of ``store.h5`` or ``store.h5:QUERY``; None when the argument is something else."""
+    path, separator, query = argument.partition(":")
+    if Path(argument).exists() or not separator:
+        path, query = argument, ""
+    if not Path(path).is_file() or Path(path).suffix not in (".h5", ".hdf5"):
+        return None
+    from gracecli.store.schema import is_store
+    from gracecli.store.store import Store
+
+    if not is_store(path):
+        return None
+    with Store(path) as store:
+        numbers = store.query(query)
+        if not len(numbers):
+            raise InputError(f"{argument}: no structure matches", f"`grace store query {path}` lists them")
+        images = [store.atoms(int(number)) for number in numbers]
+    found: list[Structure | GraceError] = []
+    for frame, (number, atoms) in enumerate(zip(numbers, images, strict=True)):
+        name = f"{path}:{number}"
+        try:
+            check_structure(atoms, name)
+            found.append(Structure(name, Path(path), "gracecli-store", atoms, frame, len(images)))
+        except InputError as error:
+            found.append(error)
+    return found
 
 
 def _split(argument: str) -> tuple[Path, Any]:

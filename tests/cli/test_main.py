@@ -38,7 +38,7 @@ def test_help_lists_commands_in_sections(grace):
     result = grace("--help")
     assert result.exit_code == 0
     sections = re.findall(r"^(\w+):$", result.stdout, flags=re.MULTILINE)
-    assert sections == ["Options", "Structures", "Training", "Models", "Plugins"]
+    assert sections == ["Options", "Structures", "Training", "Models", "Data", "Plugins"]
     for name, spec in get_plugin_manager().commands().items():
         assert re.search(rf"^  {name} +{re.escape(spec.help[:20])}", result.stdout, flags=re.MULTILINE)
 

@@ -1,0 +1,310 @@
+"""``Store``: structures in one HDF5 file, read lazily, appended safely."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gracecli.errors import InputError, StoreError
+from gracecli.files import write_atomically
+from gracecli.store import commits, schema
+from gracecli.store.columns import readers
+from gracecli.store.commits import Commit
+from gracecli.store.entry import Entry, decode
+from gracecli.store.handle import open_handle
+from gracecli.store.schema import COLUMNS, COMMITS, Present
+from gracecli.store.writer import Batch, Writer, structure_batch
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Array = NDArray[Any]
+BATCH = 1000
+
+
+class Store:
+    """A structure store.
+
+    Parameters
+    ----------
+    path : str or Path
+    mode : str
+        ``"r"`` reads, ``"a"`` also creates the file if there is none. Appending takes the writer lock for as long as an
+        append lasts, so that several processes can take turns.
+    wait : float
+        Seconds to wait for another writer.
+    durable : bool
+        fsync at every commit.
+    forces : str
+        ``"<f8"`` or ``"<f4"``, when the file is created.
+    swmr : bool
+        False for a file that nobody writes: damage shows at once.
+
+    Examples
+    --------
+    >>> with Store("silicon.h5", "a") as store:  # doctest: +SKIP
+    ...     store.append(frames, set_name="train")
+    ...     low = store.query("natoms<50 and energy_per_atom<-5")
+    ...     atoms = store.atoms(low[0])
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        mode: str = "r",
+        *,
+        wait: float = 60.0,
+        durable: bool = True,
+        forces: str = "<f8",
+        swmr: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        if mode not in ("r", "a"):
+            raise ValueError(f"mode must be 'r' or 'a', not {mode!r}")
+        self.mode, self.wait, self.durable = mode, wait, durable
+        if not self.path.exists():
+            if mode == "r":
+                raise InputError(f"{self.path}: no such store", "`grace store add` makes one")
+            self._create(forces)
+        elif not schema.is_store(self.path):
+            raise InputError(f"{self.path} is not a store", "stores are made by `grace store add`")
+        self._handle = open_handle(self.path, swmr)
+        self._columns = readers(self._handle)
+        self.commit = Commit()
+        try:
+            self.refresh()
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self, forces: str) -> None:
+        import os
+
+        def make(temporary: Path) -> None:
+            schema.create_file(temporary, forces=forces)
+            os.link(temporary, self.path)  # fails if another process was faster; its file is as good
+
+        try:
+            write_atomically(self.path.with_name(f".{self.path.name}.new"), make)
+        except InputError:
+            if not self.path.exists():
+                raise
+        finally:
+            self.path.with_name(f".{self.path.name}.new").unlink(missing_ok=True)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None  # type: ignore[assignment]
+
+    def __enter__(self) -> Store:
+        """Return the store."""
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self.close()
+
+    def refresh(self) -> int:
+        """Look for commits of other processes; how many structures there are now.
+
+        Raises
+        ------
+        StoreError
+            A commit row is damaged in front of good ones.
+        """
+        dataset = self._handle.dataset(COMMITS)
+        if not self._handle.writing and self._handle.swmr:
+            dataset.refresh()
+        rows = dataset[self.commit.number :]
+        self.commit, damaged = commits.last_valid(rows, self.commit)
+        if damaged:
+            raise StoreError(
+                f"{self.path}: commit row {self.commit.number + 1} is damaged",
+                "`grace store repair` keeps every good one",
+            )
+        return len(self)
+
+    def __len__(self) -> int:
+        return self.commit.counts["structure"]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Root attributes of the file."""
+        self._handle.dataset(COMMITS)
+        return dict(self._handle.file.attrs)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def column(self, path: str, start: int = 0, stop: int | None = None) -> Array:
+        """Committed rows of a column, such as ``"structure/energy"``; ends (CSR) come with their leading 0."""
+        reader = self._columns[path]
+        if stop is None:
+            stop = self.commit.counts[reader.column.axis] + reader.column.ends
+        return reader.read(start, stop, self.commit.number)
+
+    def entry(self, index: int) -> Entry:
+        """Everything about one structure."""
+        return self.entries([index])[0]
+
+    def entries(self, indices: Iterable[int]) -> list[Entry]:
+        """Everything about some structures."""
+        return [self._entry(self._index(index)) for index in indices]
+
+    def _index(self, index: int) -> int:
+        count = len(self)
+        number = int(index) + count if index < 0 else int(index)
+        if not 0 <= number < count:
+            raise InputError(
+                f"{self.path} has no structure {index}", f"it holds {count}" + (f", 0 to {count - 1}" if count else "")
+            )
+        return number
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Rows of /atom of a structure."""
+        first, last = self.column("structure/offset", index, index + 2)
+        return int(first), int(last)
+
+    def arrays(self, index: int) -> tuple[Array, Array, Array, float, Array]:
+        """Atomic numbers, positions (Å), cell (Å), energy (eV), forces (eV/Å): the quick way for training."""
+        a, b = self.span(index)
+        return (
+            self.column("atom/Z", a, b),
+            self.column("atom/R", a, b),
+            self.column("structure/cell", index, index + 1)[0],
+            float(self.column("structure/energy", index, index + 1)[0]),
+            self.column("atom/F", a, b),
+        )
+
+    def document(self, index: int) -> dict[str, Any]:
+        """JSON of a structure, as stored."""
+        first, last = self.column("structure/meta_ofs", index, index + 2)
+        return dict(json.loads(self.column("blob/json", int(first), int(last)).tobytes() or b"{}"))
+
+    def _entry(self, index: int) -> Entry:
+        a, b = self.span(index)
+        present = int(self.column("structure/present", index, index + 1)[0])
+        bits = int(self.column("structure/pbc", index, index + 1)[0])
+        document = self.document(index)
+
+        def label(bit: int, path: str) -> Array | None:
+            return self.column(path, a, b).copy() if present & bit else None
+
+        stress = self.column("structure/stress", index, index + 1)[0].copy() if present & Present.STRESS else None
+        energy = float(self.column("structure/energy", index, index + 1)[0]) if present & Present.ENERGY else None
+        return Entry(
+            numbers=self.column("atom/Z", a, b).astype(int),
+            positions=self.column("atom/R", a, b).copy(),
+            cell=self.column("structure/cell", index, index + 1)[0].copy(),
+            pbc=(bool(bits & 1), bool(bits & 2), bool(bits & 4)),
+            energy=energy,
+            free_energy=bool(present & Present.FREE_ENERGY),
+            forces=label(Present.FORCES, "atom/F"),
+            stress=stress,
+            magmoms=label(Present.MAGMOMS, "atom/magmom"),
+            charges=label(Present.CHARGES, "atom/charge"),
+            velocities=label(Present.VELOCITIES, "atom/velocity"),
+            mask=label(Present.MASK, "atom/mask"),
+            results=decode(document.get("results", {})),
+            info=decode(document.get("info", {})),
+            arrays=decode(document.get("arrays", {})),
+            method=document.get("method", ""),
+            source=document.get("source", ""),
+        )
+
+    def atoms(self, index: int) -> Atoms:
+        """One structure for ASE, its labels attached as a calculator."""
+        from gracecli.store.convert import to_atoms
+
+        return to_atoms(self.entry(index))
+
+    def __getitem__(self, index: int | slice) -> Atoms | list[Atoms]:
+        if isinstance(index, slice):
+            return [self.atoms(number) for number in range(*index.indices(len(self)))]
+        return self.atoms(index)
+
+    def __iter__(self) -> Iterator[Atoms]:
+        return (self.atoms(index) for index in range(len(self)))
+
+    def query(self, expression: str) -> NDArray[np.int64]:
+        """Numbers of the structures that an expression selects, in ascending order (:mod:`gracecli.store.query`)."""
+        from gracecli.store.query import select
+
+        return select(self, expression)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def writer(self) -> Writer:
+        """Take the lock for several appends: ``with store.writer() as writer``."""
+        if self.mode != "a":
+            raise StoreError(f"{self.path} was opened for reading", "Store(path, 'a')")
+        return Writer(self._handle, self.wait, self.durable)
+
+    def append(
+        self, structures: Sequence[Entry | Atoms] | Iterable[Entry | Atoms], *, set_name: str = "", run: int = 0
+    ) -> range:
+        """Append structures; their numbers. Every 1,000 are one commit.
+
+        Raises
+        ------
+        StoreError
+            The store is locked, damaged or cannot be written.
+        """
+        entries = [item if isinstance(item, Entry) else _as_entry(item) for item in structures]
+        first = -1
+        with self.writer() as writer:
+            code, names = self._set_code(writer, set_name)
+            for start in range(0, len(entries), BATCH):
+                batch = structure_batch(entries[start : start + BATCH], run, code)
+                if first < 0:
+                    first = writer.commit.counts["structure"]
+                    batch.update(names)
+                writer.append(batch)
+        self.refresh()
+        return range(max(first, 0), max(first, 0) + len(entries))
+
+    def _set_code(self, writer: Writer, name: str) -> tuple[int, Batch]:
+        """Number of a set, and the row that gives it its name when it is new."""
+        if not name:
+            return 0, {}
+        self.commit = writer.commit
+        known = self.set_names()
+        if name in known:
+            return known.index(name) + 1, {}
+        encoded = name.encode()
+        if len(encoded) > COLUMNS["set_names/name"].shape[0]:
+            raise InputError(f"the name of a set has at most 48 bytes: {name!r}")
+        return len(known) + 1, {"set_names/name": np.frombuffer(encoded.ljust(48, b"\0"), "u1").reshape(1, 48)}
+
+    def set_names(self) -> list[str]:
+        """Names of the sets; set number ``i + 1`` has name ``i``."""
+        return [bytes(row).rstrip(b"\0").decode() for row in self.column("set_names/name")]
+
+    def in_set(self, name: str) -> NDArray[np.bool_]:
+        """Mask of the structures in a set: as added, then changed by the rows of /members in their order."""
+        from gracecli.names import suggestion
+
+        names = self.set_names()
+        if name not in names:
+            raise InputError(f"{self.path} has no set called {name!r}", suggestion(name, names))
+        code = names.index(name) + 1
+        mask = self.column("structure/set") == code
+        rows = self.column("members/set") == code
+        for structure, inside in zip(
+            self.column("members/structure")[rows], self.column("members/op")[rows], strict=True
+        ):
+            mask[int(structure)] = bool(inside)
+        return np.asarray(mask)
+
+
+def _as_entry(atoms: Atoms) -> Entry:
+    from gracecli.store.convert import as_entry  # imports ASE
+
+    return as_entry(atoms)

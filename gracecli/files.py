@@ -6,6 +6,7 @@ folder, is flushed to the disk (fsync), and only then takes the wanted name (ren
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -128,6 +129,12 @@ def _remove(path: Path) -> None:
 def write_text_atomically(path: str | Path, text: str, *, force: bool = True) -> Path:
     """Write ``text`` (UTF-8) as :func:`write_atomically` does."""
     return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), force=force)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file of any size, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_overwrite(path: str | Path, force: bool) -> None:

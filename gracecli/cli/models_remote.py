@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ def list_catalogs(as_json: bool) -> None:
     """All models of the catalogs, and whether they are here."""
     from dataclasses import asdict
 
+    from gracecli.cli.models import cutoff_range
     from gracecli.registry.catalog import all_models
     from gracecli.registry.resolve import known_models
 
@@ -43,7 +44,7 @@ def list_catalogs(as_json: bool) -> None:
             ", ".join(e.aliases) or None,
             e.description,
             e.training_data,
-            f"{e.cutoff[1]:g}" if e.cutoff[0] == e.cutoff[1] else f"{e.cutoff[0]:g}-{e.cutoff[1]:g}",
+            cutoff_range(*e.cutoff),
             e.precision,
             "yes" if e.name in here else None,
         )
@@ -56,8 +57,11 @@ def list_catalogs(as_json: bool) -> None:
     click.echo("`grace models get NAME` fetches one and converts it.")
 
 
-def _ask(question: str) -> bool:
-    return click.confirm(question, err=True)
+def _asker() -> Callable[[str], bool] | None:
+    """What puts a question to the user; None where there is no terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda question: click.confirm(question, err=True)
 
 
 @contextmanager
@@ -97,7 +101,7 @@ def get(
     """
     from gracecli.registry.get import get_model
 
-    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    ask = _asker()
     documents: list[dict[str, Any]] = []
     for name in names:
         with _bar(name) as progress:
@@ -158,6 +162,6 @@ def unbundle(source: Path, accept_licence: bool, force: bool) -> None:
     """Put the models of a bundle into the library."""
     from gracecli.registry.bundle import unbundle as read
 
-    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    ask = _asker()
     for added in read(source, force=force, accept_licence=accept_licence, ask=ask):
         click.echo(f"{'replaced' if added.replaced else 'added'} {added.summary.name} ({added.summary.path})")

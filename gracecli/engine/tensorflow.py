@@ -17,6 +17,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from gracecli.engine.base import Array, Graph, IntArray, Results
 from gracecli.engine.batch import Batch, BatchShape, ShapeLadder, pack, required_shape
 from gracecli.errors import InputError, MemoryLimitError, UsageError
+from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
 from gracecli.quiet import import_tensorflow, stderr_closed
 
@@ -67,7 +68,7 @@ class TensorFlowEngine:
         self.network = Network(model.blueprint, model.weights, PRECISIONS[precision])
         self.ladder = ShapeLadder()
         self._index = {atomic_numbers[e]: i for i, e in enumerate(self.elements)}
-        self._pair_cutoffs = model.pair_cutoffs()
+        self._pair_cutoff = pair_cutoff_function(model)
         self._programs: dict[BatchShape, Any] = {}
         self._xla = xla
         self._compile_seconds = 0.0
@@ -78,10 +79,7 @@ class TensorFlowEngine:
 
     def pair_cutoff(self, numbers: IntArray) -> Array | None:
         """Pair-cutoff matrix over the sorted unique numbers, or None."""
-        if self._pair_cutoffs is None:
-            return None
-        rows = [self._index[int(z)] for z in np.unique(numbers)]
-        return np.asarray(self._pair_cutoffs[np.ix_(rows, rows)])
+        return self._pair_cutoff(numbers)
 
     def statistics(self) -> dict[str, Any]:
         """Compiles, their seconds, evaluations, seconds of evaluation, shapes."""

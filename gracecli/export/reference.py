@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gracecli.engine.base import Array, Graph, IntArray, Results
+from gracecli.engine.base import Graph, Results
 from gracecli.errors import ModelError
 from gracecli.export.base import Job
+from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
 
 if TYPE_CHECKING:
@@ -55,22 +56,7 @@ def graphs_for(model: Model, structures: Sequence[Atoms]) -> list[Graph]:
     """Bonds of structures under the cutoffs of a model."""
     from gracecli.export.verify import graphs_of
 
-    return graphs_of(structures, model.cutoff, pair_cutoff_of(model))
-
-
-def pair_cutoff_of(model: Model) -> Callable[[IntArray], Array | None]:
-    """Pair cutoffs over sorted unique atomic numbers, as engines have them."""
-    from ase.data import chemical_symbols
-
-    matrix = model.pair_cutoffs()
-
-    def pair_cutoff(numbers: IntArray) -> Array | None:
-        if matrix is None:
-            return None
-        rows = [model.elements.index(chemical_symbols[int(z)]) for z in np.unique(numbers)]
-        return np.asarray(matrix[np.ix_(rows, rows)])
-
-    return pair_cutoff
+    return graphs_of(structures, model.cutoff, pair_cutoff_function(model))
 
 
 def evaluate_read_back(job: Job, model: Model, target: Path, structures: Sequence[Atoms]) -> list[Results]:

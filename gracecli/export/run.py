@@ -237,9 +237,10 @@ def _job(
 
 def _verify(exporter: Exporter, job: Job, original: Model, target: Path, spec: ExporterSpec) -> Verification:
     """Compare the artefact with the model it was made from, evaluated in fp64."""
-    from gracecli.export.reference import evaluate_model, graphs_for, pair_cutoff_of
+    from gracecli.export.reference import evaluate_model, graphs_for
+    from gracecli.model.cutoffs import pair_cutoff_function
 
-    cutoff, pair_cutoff = original.cutoff, pair_cutoff_of(original)
+    cutoff, pair_cutoff = original.cutoff, pair_cutoff_function(original)
     structures = test_structures(job.model.elements, cutoff, pair_cutoff)
     found = exporter.evaluate(job, target, structures)
     kept = [structure for structure, result in zip(structures, found, strict=True) if result is not None]

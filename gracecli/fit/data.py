@@ -7,7 +7,6 @@ file says so (``free_energy``), and the key that was used is reported.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ase import Atoms
 
 from gracecli.engine.base import Array
 from gracecli.errors import InputError
+from gracecli.files import file_sha256
 from gracecli.fit.config import DataConfig, SetConfig
 from gracecli.names import suggestion
 
@@ -108,7 +108,7 @@ def read_set(entry: SetConfig, data: DataConfig) -> tuple[list[Frame], SetReport
     report = SetReport(
         name=name,
         path=str(path),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=file_sha256(path),
         frames=len(frames),
         dropped=len(images) - len(frames),
         atoms=sum(len(frame.atoms) for frame in frames),

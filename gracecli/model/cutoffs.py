@@ -6,11 +6,15 @@ cutoff.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gracecli.model.blueprint import ZBL, Blueprint, ChemicalDensity, PairRadialBasis, RadialBasis
+
+if TYPE_CHECKING:
+    from gracecli.model.modelfile import Model
 
 
 def pair_cutoff_matrix(blueprint: Blueprint, weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -29,3 +33,19 @@ def pair_cutoff_matrix(blueprint: Blueprint, weights: Mapping[str, np.ndarray]) 
             value = np.asarray(weights[f"{node.name}/cutoff"], dtype=float)
             matrices.append(np.full((n, n), float(value.ravel()[0])))
     return np.maximum.reduce(matrices)
+
+
+def pair_cutoff_function(model: Model) -> Callable[[np.ndarray], np.ndarray | None]:
+    """Pair cutoffs (Å) of a model as engines have them: a matrix over the sorted unique atomic numbers, or None."""
+    from ase.data import atomic_numbers
+
+    matrix = model.pair_cutoffs()
+    place = {atomic_numbers[symbol]: row for row, symbol in enumerate(model.elements)}
+
+    def pair_cutoff(numbers: np.ndarray) -> np.ndarray | None:
+        if matrix is None:
+            return None
+        rows = [place[int(z)] for z in np.unique(numbers)]
+        return np.asarray(matrix[np.ix_(rows, rows)])
+
+    return pair_cutoff

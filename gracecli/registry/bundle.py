@@ -100,8 +100,8 @@ def unbundle(
         added = []
         for name, entry in entries.items():
             file = folder / Path(str(entry["file"])).name
-            added.append(add_model(file, name, force=force, enforce=True))
-            lock.pin(name, entry["sha256"], entry.get("url"), entry.get("archive_sha256"), replace=True)
+            origin = {"url": entry.get("url"), "archive_sha256": entry.get("archive_sha256")}
+            added.append(add_model(file, name, force=force, enforce=True, **origin))
     return added
 
 

@@ -7,17 +7,16 @@ wrong length or an empty answer is an error, never a file. Proxies are those of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gracecli.errors import ModelError
-from gracecli.files import write_text_atomically
+from gracecli.files import file_sha256, write_text_atomically
 
 if TYPE_CHECKING:
     import requests
@@ -137,7 +136,7 @@ def _fetch_one(
             part = part_of(target)
             part.replace(target)
             forget_part(target)
-            return Fetched(target, url, target.stat().st_size, sha256_of(target), resumed, attempt)
+            return Fetched(target, url, target.stat().st_size, file_sha256(target), resumed, attempt)
     raise AssertionError
 
 
@@ -248,14 +247,3 @@ def _short(error: Exception) -> str:
         text = str(error)
         return "the connection broke" if "Connection broken" in text or "IncompleteRead" in text else "no connection"
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def describe(fetched: Fetched) -> dict[str, Any]:
-    """What is kept about a download."""
-    return {"url": fetched.url, "size": fetched.size, "archive_sha256": fetched.sha256}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gracecli.errors import InputError, ModelError
+from gracecli.quiet import cache_root
 from gracecli.registry import download, lock
 from gracecli.registry.catalog import Published, all_models, find_published
 from gracecli.registry.library import Added, add_model
@@ -99,10 +100,9 @@ def get_model(
         fetched = download.fetch(urls, archive, progress, attempts=attempts, pause=pause)
         try:
             _check_archive(entry, fetched)
-            added = _convert(entry, archive, target.is_file())
+            added = _convert(entry, fetched, target.is_file())
         finally:
             archive.unlink(missing_ok=True)
-        lock.pin(entry.name, added.summary.sha256, fetched.url, fetched.sha256, replace=True)  # checked in add_model
         return Got(added.summary, fetched, added.notes)
 
 
@@ -127,7 +127,7 @@ def _known(target: Path, entry: Published) -> Summary:
 
 
 def _downloads() -> Path:
-    folder = library_directory().parent / "downloads"
+    folder = cache_root() / "downloads"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,7 +158,8 @@ def _check_archive(entry: Published, fetched: download.Fetched) -> None:
             )
 
 
-def _convert(entry: Published, archive: Path, replace_old: bool) -> Added:
+def _convert(entry: Published, fetched: download.Fetched, replace_old: bool) -> Added:
+    archive = fetched.path
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpack-") as folder:
         if archive.suffix == SUFFIX:
             source = archive
@@ -174,7 +175,9 @@ def _convert(entry: Published, archive: Path, replace_old: bool) -> Added:
             if source.is_dir() and source.name != entry.name:
                 source = source.rename(source.with_name(entry.name))  # provenance and messages speak of the model
         try:
-            return add_model(source, entry.name, force=replace_old, enforce=True)
+            return add_model(
+                source, entry.name, force=replace_old, enforce=True, url=fetched.url, archive_sha256=fetched.sha256
+            )
         except ModelError as error:
             text = error.message.replace(str(folder), archive.name)
             raise ModelError(f"{entry.name}: what was fetched is no usable model: {text}", error.hint) from error

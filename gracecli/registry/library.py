@@ -7,7 +7,6 @@ name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gracecli.errors import GraceError, InputError, ModelError, UsageError
-from gracecli.files import write_atomically
+from gracecli.files import file_sha256, write_atomically
 from gracecli.registry import lock
 from gracecli.registry.catalog import find_published
 from gracecli.registry.resolve import (
@@ -69,6 +68,8 @@ def add_model(
     checkpoint: str | None = None,
     force: bool = False,
     enforce: bool = False,
+    url: str | None = None,
+    archive_sha256: str | None = None,
 ) -> Added:
     """Convert a published model, or copy a model file, into the library.
 
@@ -84,6 +85,8 @@ def add_model(
         Replace a model of that name, and what ``grace.lock`` records of it.
     enforce : bool
         The content must be what ``grace.lock`` records, even with ``force``.
+    url, archive_sha256 : str, optional
+        Where it was fetched and the hash of what came, for ``grace.lock``.
 
     Raises
     ------
@@ -114,7 +117,8 @@ def add_model(
         if pinned:
             lock.check_pin(name, model.sha256(), {name: pinned})
         summary = _store(target, model, lambda temporary: shutil.copyfile(path, temporary))
-    lock.pin(name, summary.sha256, replace=pinned is None)
+    # a pinned content was compared above; a known origin is recorded with it
+    lock.pin(name, summary.sha256, url, archive_sha256, replace=pinned is None or url is not None)
     return Added(summary, str(path), replaced, notes)
 
 
@@ -183,7 +187,7 @@ def _provenance(folder: Path, description: str) -> dict[str, Any]:
     files = sorted({folder / description, *folder.glob("*.index"), *folder.glob("*.data-*")})
     return {
         "converted_from": str(folder.resolve()),
-        "files": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
+        "files": {f.name: file_sha256(f) for f in files},
         "converted_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "gracecli": gracecli.__version__,
     }

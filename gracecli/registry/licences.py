@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gracecli.errors import ModelError
 from gracecli.files import write_text_atomically
+from gracecli.quiet import cache_root
 from gracecli.registry.lock import locked
-from gracecli.registry.resolve import library_directory
 
 FREE = ("MIT", "BSD", "Apache", "CC0", "CC-BY-4.0", "CC BY 4.0")
 """Licences that ask for nothing before use begin with one of these."""
@@ -18,7 +18,7 @@ FREE = ("MIT", "BSD", "Apache", "CC0", "CC-BY-4.0", "CC BY 4.0")
 
 def accepted_path() -> Path:
     """File of accepted licences."""
-    return library_directory().parent / "licences.json"
+    return cache_root() / "licences.json"
 
 
 def accepted() -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from gracecli.errors import InputError, ModelError
 from gracecli.files import write_text_atomically
-from gracecli.registry.resolve import library_directory
+from gracecli.quiet import cache_root
 
 SCHEMA, VERSION = "gracecli.lock", 1
 
@@ -46,7 +46,7 @@ class Pin:
 def lock_path() -> Path:
     """The lock file: ``GRACE_LOCK``, else beside the library."""
     own = os.environ.get("GRACE_LOCK")
-    return Path(own).expanduser() if own else library_directory().parent / "grace.lock"
+    return Path(own).expanduser() if own else cache_root() / "grace.lock"
 
 
 def pins() -> dict[str, Pin]:

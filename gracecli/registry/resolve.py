@@ -9,12 +9,12 @@ Nothing heavy is imported here: ``grace models list`` has 0.3 s.
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gracecli.errors import ModelError
 from gracecli.paths import data_directory
+from gracecli.quiet import cache_root
 
 if TYPE_CHECKING:
     from gracecli.model.modelfile import Model
@@ -25,8 +25,7 @@ SUFFIX = ".grace"
 
 def library_directory() -> Path:
     """Folder of the local library, ``$GRACE_CACHE/models`` or ``~/.cache/grace/models``."""
-    root = os.environ.get("GRACE_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "grace") / "models"
+    return cache_root() / "models"
 
 
 def bundled_models() -> dict[str, Path]:

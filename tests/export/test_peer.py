@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from gracecli.engine.create import create_engine
-from gracecli.export.reference import evaluate_model, graphs_for, pair_cutoff_of
+from gracecli.export.reference import evaluate_model, graphs_for
 from gracecli.export.run import export_model
 from gracecli.export.verify import test_structures as structures_of
+from gracecli.model.cutoffs import pair_cutoff_function
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ def peer():
 
 def reference(model):
     """Test structures of a model (the periodic ones large enough for all), with our values."""
-    structures = structures_of(model.elements, model.cutoff, pair_cutoff_of(model))
+    structures = structures_of(model.elements, model.cutoff, pair_cutoff_function(model))
     return structures, evaluate_model(model, graphs_for(model, structures))
 
 

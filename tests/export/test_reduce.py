@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from gracecli.errors import InputError, ModelError
-from gracecli.export.reference import evaluate_model, graphs_for, pair_cutoff_of
+from gracecli.export.reference import evaluate_model, graphs_for
 from gracecli.export.verify import test_structures as structures_of
 from gracecli.model import blueprint as bp
+from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
 from gracecli.model.reduce import cast, element_axes, reduce_elements, stored_precision
 
@@ -20,7 +21,7 @@ def test_same_numbers_as_the_full_model(model, name, elements):
     reduced = reduce_elements(full, elements)
     assert reduced.elements == tuple(e for e in full.elements if e in elements)  # in the order of the model
     assert reduced.n_parameters < full.n_parameters
-    structures = structures_of(elements, full.cutoff, pair_cutoff_of(full))
+    structures = structures_of(elements, full.cutoff, pair_cutoff_function(full))
     wanted = evaluate_model(full, graphs_for(full, structures))
     found = evaluate_model(reduced, graphs_for(reduced, structures))
     for a, b in zip(found, wanted, strict=True):

@@ -8,9 +8,10 @@ import yaml
 
 from gracecli.engine.create import create_engine
 from gracecli.errors import UsageError
-from gracecli.export.reference import evaluate_model, graphs_for, pair_cutoff_of
+from gracecli.export.reference import evaluate_model, graphs_for
 from gracecli.export.run import export_model
 from gracecli.export.verify import test_structures as structures_of
+from gracecli.model.cutoffs import pair_cutoff_function
 
 INPUTS = {"atomic_mu_i", "batch_tot_nat", "batch_tot_nat_real", "bond_vector", "ind_i", "ind_j", "mu_i", "mu_j"}
 SHAPES = {
@@ -83,7 +84,7 @@ def test_runs_as_published_exports_do(exported, model):
     engine = create_engine(exported.path)
     assert engine.name == "saved-model"
     assert engine.precision == "fp64"
-    structures = structures_of(model("pairs").elements, engine.cutoff, pair_cutoff_of(model("pairs")), seed=5)
+    structures = structures_of(model("pairs").elements, engine.cutoff, pair_cutoff_function(model("pairs")), seed=5)
     graphs = graphs_for(model("pairs"), structures)
     for a, b in zip(engine.evaluate(graphs), evaluate_model(model("pairs"), graphs), strict=True):
         np.testing.assert_allclose(a.energies, b.energies, atol=1e-11)

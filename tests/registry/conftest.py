@@ -1,7 +1,9 @@
 """A library in a temporary folder, and small models to put into it."""
 
+import importlib.util
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,3 +61,20 @@ def settled(monkeypatch):
     real = time.time
     monkeypatch.setattr("gracecli.registry.summary.time.time", lambda: real() + 60)
     return os.utime
+
+
+@pytest.fixture
+def new_server():
+    """Make web servers that misbehave on demand; they end with the test."""
+    spec = importlib.util.spec_from_file_location("misbehaving_server", Path(__file__).with_name("server.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = []
+
+    def make():
+        made.append(module.Server())
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()

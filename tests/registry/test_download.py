@@ -1,28 +1,20 @@
 """A fetch ends with the whole file or with an error that says why, whatever the server does."""
 
 import hashlib
-import importlib.util
-from pathlib import Path
 
 import pytest
 
 from gracecli.errors import ModelError
 from gracecli.registry.download import Unavailable, fetch, part_of
 
-_spec = importlib.util.spec_from_file_location("misbehaving_server", Path(__file__).with_name("server.py"))
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-Server = _module.Server
-
 CONTENT = bytes(range(256)) * 40
 
 
 @pytest.fixture
-def server():
-    made = Server()
+def server(new_server):
+    made = new_server()
     made.files["a.bin"] = CONTENT
-    yield made
-    made.close()
+    return made
 
 
 def get(server, tmp_path, *names, **options):

@@ -1,7 +1,6 @@
 """From a catalog to the library, over a real web server."""
 
 import gzip
-import importlib.util
 import io
 import json
 import multiprocessing
@@ -10,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -22,11 +20,6 @@ from gracecli.registry.bundle import bundle, unbundle
 from gracecli.registry.get import get_model
 from gracecli.registry.library import accept_content, remove_model, verify_models
 from gracecli.registry.resolve import resolve_model
-
-_spec = importlib.util.spec_from_file_location("misbehaving_server", Path(__file__).with_name("server.py"))
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-Server = _module.Server
 
 ARCHIVE = "checkpoints/Test-1L-checkpoint.tar.gz"
 LICENCE = "Test Licence: tests only"
@@ -53,18 +46,17 @@ def document(server, **more):
 
 
 @pytest.fixture
-def server(library, stored, tmp_path, monkeypatch):
+def server(library, stored, tmp_path, monkeypatch, new_server):
     """A server with one model, which the only catalog names; an empty library."""
     monkeypatch.delenv("GRACE_OFFLINE", raising=False)
     monkeypatch.delenv("GRACE_MIRRORS", raising=False)
     monkeypatch.delenv("GRACE_LOCK", raising=False)
-    made = Server()
+    made = new_server()
     made.model = stored(tmp_path / "made" / "x.grace", "Si", "Ge")
     made.files[ARCHIVE] = packed(("x.grace", made.model.read_bytes()))
     monkeypatch.setattr(catalog, "all_models", lambda: catalog.read_catalog(document(made)))
     monkeypatch.setattr("gracecli.registry.get.all_models", lambda: catalog.read_catalog(document(made)))
-    yield made
-    made.close()
+    return made
 
 
 def get(**options):
@@ -177,15 +169,12 @@ def test_offline_says_what_to_do(server, monkeypatch):
     assert server.requests == []
 
 
-def test_mirrors_come_first(server, monkeypatch):
-    mirror = Server()
-    try:
-        mirror.files[ARCHIVE] = server.files[ARCHIVE]
-        monkeypatch.setenv("GRACE_MIRRORS", f"{server.base}nowhere {mirror.base}")
-        assert get().fetched.url == mirror.base + ARCHIVE
-        assert [path for path, _ in server.requests] == [f"nowhere/{ARCHIVE}"]
-    finally:
-        mirror.close()
+def test_mirrors_come_first(server, monkeypatch, new_server):
+    mirror = new_server()
+    mirror.files[ARCHIVE] = server.files[ARCHIVE]
+    monkeypatch.setenv("GRACE_MIRRORS", f"{server.base}nowhere {mirror.base}")
+    assert get().fetched.url == mirror.base + ARCHIVE
+    assert [path for path, _ in server.requests] == [f"nowhere/{ARCHIVE}"]
 
 
 def _child(base, queue):

@@ -20,6 +20,7 @@ from grace_native.library import default_threads, load
 from grace_native.lowering import Lowering
 from gracecli.engine.base import Array, Graph, IntArray, Results
 from gracecli.errors import InputError, UsageError
+from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
 
 PRECISIONS = ("fp64", "fp32")
@@ -92,7 +93,7 @@ class NativeEngine:
         self.radial = radial
         self.keep_bytes = int(keep_bytes)
         self._index = {atomic_numbers[e]: i for i, e in enumerate(self.elements)}
-        self._pair_cutoffs = model.pair_cutoffs()
+        self._pair_cutoff = pair_cutoff_function(model)
         self._present: list[int] = []
         self._lock = threading.Lock()
         self._compiled: Any = None
@@ -101,10 +102,7 @@ class NativeEngine:
 
     def pair_cutoff(self, numbers: IntArray) -> Array | None:
         """Pair-cutoff matrix over the sorted unique numbers, or None."""
-        if self._pair_cutoffs is None:
-            return None
-        rows = [self._index[int(z)] for z in np.unique(numbers)]
-        return np.asarray(self._pair_cutoffs[np.ix_(rows, rows)])
+        return self._pair_cutoff(numbers)
 
     def statistics(self) -> dict[str, Any]:
         """Counters; ``compiles`` counts how often the model was prepared for new elements."""

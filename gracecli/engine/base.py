@@ -31,6 +31,10 @@ class Graph:
         ``r[neighbour] + shift - r[centre]`` in Å.
     volume : float
         Cell volume in Å^3; NaN where no cell is defined (stress is then undefined).
+    first : (N + 1,) int64, optional
+        First bond of every atom, and the end, where whoever made the graph knew them.
+    shortest : float, optional
+        Length of the shortest bond in Å, likewise; infinity without bonds.
     """
 
     numbers: IntArray
@@ -38,6 +42,8 @@ class Graph:
     neighbour: IntArray
     bond_vector: Array
     volume: float
+    first: NDArray[np.int64] | None = None
+    shortest: float | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)

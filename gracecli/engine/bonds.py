@@ -19,6 +19,7 @@ Vectors are evaluated as ``(r_j - r_i) + S · H`` (see :mod:`gracecli.engine.nei
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,15 +51,41 @@ class Bonds:
     shifts: Array
     shift_index: NDArray[np.intp]
 
-    def vectors(self, positions: Array, cell: Array) -> Array:
-        """Bond vectors (B, 3) in Å, exactly antisymmetric (module docstring)."""
+    def offsets(self, cell: Array) -> Array:
+        """Displacements (U, 3) in Å that belong to ``shifts``."""
         # written out, not `shifts @ cell`: a BLAS product may round rows differently by their place in the matrix
         s = self.shifts
-        offsets = s[:, :1] * cell[0] + s[:, 1:2] * cell[1] + s[:, 2:] * cell[2]
+        return s[:, :1] * cell[0] + s[:, 1:2] * cell[1] + s[:, 2:] * cell[2]
+
+    def vectors(self, positions: Array, cell: Array) -> Array:
+        """Bond vectors (B, 3) in Å, exactly antisymmetric (module docstring)."""
+        offsets = self.offsets(cell)
         vectors = np.take(positions, self.neighbour, axis=0)
         vectors -= np.take(positions, self.centre, axis=0)
         vectors += np.take(offsets, self.shift_index, axis=0)
         return vectors
+
+
+@dataclass(frozen=True)
+class NearBonds:
+    """The bonds of a list that are shorter than their cutoff, as :class:`gracecli.engine.base.Graph` wants them."""
+
+    centre: IntArray
+    neighbour: IntArray
+    vectors: Array
+    first: NDArray[np.int64] | None = None
+    shortest: float | None = None
+
+
+BondFilter = Callable[[Bonds, Array, Array, "Array | float"], NearBonds]
+"""Bonds, positions (N, 3), cell (3, 3), squared cutoffs (one, or (B,)) -> those shorter, in the same order."""
+
+
+def near_bonds(bonds: Bonds, positions: Array, cell: Array, squared_cutoff: Array | float) -> NearBonds:
+    """Those shorter than their cutoff (the :data:`BondFilter` in NumPy; engines may bring a compiled one)."""
+    vectors = bonds.vectors(positions, cell)
+    keep = np.flatnonzero(squared_lengths(vectors) < squared_cutoff)
+    return NearBonds(bonds.centre[keep], bonds.neighbour[keep], np.take(vectors, keep, axis=0))
 
 
 def cell_volume(cell: Array) -> float:

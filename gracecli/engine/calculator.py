@@ -95,7 +95,8 @@ class GraceCalculator(Calculator):
         self.skin = float(skin)
         self.min_distance = float(min_distance)
         self.models_covering = _registry_suggestions if models_covering is None else models_covering
-        self.neighbour_list = NeighbourList(self.engine.cutoff, self.skin, self.engine.pair_cutoff)
+        self._bond_filter = getattr(self.engine, "bond_filter", None)
+        self.neighbour_list = NeighbourList(self.engine.cutoff, self.skin, self.engine.pair_cutoff, self._bond_filter)
         self._seconds = dict.fromkeys(("check", "neighbours", "engine"), 0.0)
         self._evaluations = 0
         self._sealed = False
@@ -190,7 +191,7 @@ class GraceCalculator(Calculator):
         if neighbour_list is not None:
             graph = neighbour_list.graph(atoms)
         else:
-            graph = build_graph(atoms, self.engine.cutoff, self.engine.pair_cutoff)
+            graph = build_graph(atoms, self.engine.cutoff, self.engine.pair_cutoff, self._bond_filter)
         found = perf_counter()
         check_distances(atoms, graph, self.min_distance)
         self._seconds["check"] += checked - start + perf_counter() - found

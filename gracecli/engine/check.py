@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from gracecli.engine.base import Graph
 from gracecli.engine.bonds import cell_volume, check_coordinates
@@ -69,7 +70,7 @@ def check_contents(
     if not np.isfinite(atoms.cell.array).all():
         raise InputError(f"the cell is not finite: {atoms.cell.array.tolist()} Å", "check the input file")
     if elements is not None:
-        symbols = sorted(set(atoms.symbols))
+        symbols = sorted(chemical_symbols[z] for z in np.unique(atoms.numbers))
         missing = [symbol for symbol in symbols if symbol not in set(elements)]
         if missing:
             raise InputError(_not_covered(missing, elements), _who_covers(symbols, models_covering))
@@ -96,6 +97,8 @@ def check_distances(atoms: Atoms, graph: Graph, min_distance: float = MIN_DISTAN
     min_distance : float
         Å.
     """
+    if graph.shortest is not None and graph.shortest >= min_distance:
+        return
     squared = np.einsum("bx,bx->b", graph.bond_vector, graph.bond_vector)
     close = int(np.count_nonzero(squared < min_distance**2))
     if close == 0:

@@ -46,10 +46,12 @@ from numpy.typing import NDArray
 from gracecli.engine.base import Array, Graph, IntArray
 from gracecli.engine.bonds import (
     ROUNDING,
+    BondFilter,
     Bonds,
     cell_volume,
     check_coordinates,
     find_bonds,
+    near_bonds,
     periodic_frame,
     select,
     squared_lengths,
@@ -75,7 +77,9 @@ class _Reference:
     extreme_cutoffs: tuple[float, float]
 
 
-def build_graph(atoms: Atoms, cutoff: float, pair_cutoff: PairCutoff = None) -> Graph:
+def build_graph(
+    atoms: Atoms, cutoff: float, pair_cutoff: PairCutoff = None, bond_filter: BondFilter | None = None
+) -> Graph:
     """All directed bonds of a structure.
 
     Any cell is allowed: skewed, left-handed, smaller than the cutoff, with zero vectors along non-periodic
@@ -90,6 +94,8 @@ def build_graph(atoms: Atoms, cutoff: float, pair_cutoff: PairCutoff = None) -> 
     pair_cutoff : (E, E) array, callable or None
         Cutoffs in Å by element pair over the sorted unique atomic numbers ``[centre, neighbour]``, or a function of
         the atomic numbers that returns such a matrix or None. Values above ``cutoff`` count as ``cutoff``.
+    bond_filter : callable, optional
+        See :class:`NeighbourList`.
 
     Returns
     -------
@@ -101,7 +107,7 @@ def build_graph(atoms: Atoms, cutoff: float, pair_cutoff: PairCutoff = None) -> 
     InputError
         Not finite or absurdly large coordinates; periodic along zero or linearly dependent cell vectors.
     """
-    return NeighbourList(cutoff, 0.0, pair_cutoff).graph(atoms)
+    return NeighbourList(cutoff, 0.0, pair_cutoff, bond_filter).graph(atoms)
 
 
 class NeighbourList:
@@ -115,6 +121,8 @@ class NeighbourList:
         Extra reach of the stored list, Å; 0 builds a fresh list at every call.
     pair_cutoff : (E, E) array, callable or None
         See :func:`build_graph`.
+    bond_filter : callable, optional
+        Picks the bonds within the cutoff out of the list at every call; default in NumPy.
 
     Attributes
     ----------
@@ -122,7 +130,9 @@ class NeighbourList:
         Graphs asked for, lists built.
     """
 
-    def __init__(self, cutoff: float, skin: float, pair_cutoff: PairCutoff = None) -> None:
+    def __init__(
+        self, cutoff: float, skin: float, pair_cutoff: PairCutoff = None, bond_filter: BondFilter | None = None
+    ) -> None:
         if not (np.isfinite(cutoff) and cutoff > 0 and np.isfinite(skin) and skin >= 0):
             raise ValueError(f"cutoff must be positive and skin not negative, got {cutoff} and {skin}")
         self.cutoff = float(cutoff)
@@ -130,6 +140,7 @@ class NeighbourList:
         self.calls = 0
         self.rebuilds = 0
         self._pair_cutoff = pair_cutoff
+        self._filter = bond_filter or near_bonds
         self._reference: _Reference | None = None
 
     def graph(self, atoms: Atoms) -> Graph:
@@ -141,15 +152,15 @@ class NeighbourList:
         if reference is None or not self._still_holds(reference, atoms, positions, cell):
             self._reference = reference = self._build(atoms, positions, cell)
             self.rebuilds += 1
-        bonds = reference.bonds
-        vectors = bonds.vectors(positions, cell)
-        keep = np.flatnonzero(squared_lengths(vectors) < reference.squared_cutoff)
+        near = self._filter(reference.bonds, positions, cell, reference.squared_cutoff)
         return Graph(
             numbers=reference.numbers,
-            centre=bonds.centre[keep],
-            neighbour=bonds.neighbour[keep],
-            bond_vector=np.take(vectors, keep, axis=0),
+            centre=near.centre,
+            neighbour=near.neighbour,
+            bond_vector=near.vectors,
             volume=cell_volume(cell),
+            first=near.first,
+            shortest=near.shortest,
         )
 
     def _build(self, atoms: Atoms, positions: Array, cell: Array) -> _Reference:

@@ -1,8 +1,9 @@
 """``--format saved-model``: a TensorFlow SavedModel with the published signature.
 
-Signatures ``compute`` (energies, forces, virial, pair forces) and ``compute_energy``; the restored object has methods
-of these names that take one dictionary. Beside it the published ``metadata.yaml`` and ``metadata.json``. The split
-functions for domain decomposition (``forward_layer_1`` ...) and ``compute_dense`` are not exported.
+Signatures ``compute`` (energies, forces, virial, pair forces) and ``compute_energy``, for models with messages also
+``compute_dense`` (the same with the bonds of every atom in a block of fixed width); the restored object has methods of
+these names that take one dictionary. Beside it the published ``metadata.yaml`` and ``metadata.json``. The split
+functions for domain decomposition (``forward_layer_1`` ...) are not exported: the LAMMPS bundle decomposes by itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gracecli.model.reduce import DTYPES
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from gracecli.model.blueprint import Blueprint
     from gracecli.model.modelfile import Model
 
 MANY_ELEMENTS = 20
@@ -38,7 +40,7 @@ class SavedModel(PlainExporter):
 
         tf = import_tensorflow()
         module = _module(job, _xla(job))
-        signatures = {name: _with_keywords(module, name) for name in ("compute", "compute_energy")}
+        signatures = {name: _with_keywords(module, name) for name in _functions(job.model.blueprint)}
         with stderr_closed():
             tf.saved_model.save(module, str(target), signatures=signatures)
         _write_metadata(job.model, target)
@@ -52,6 +54,10 @@ class SavedModel(PlainExporter):
         engine = SavedModelEngine(target)
         # together: a program that XLA compiles is compiled for one shape only
         return engine.evaluate(graphs_of(structures, engine.cutoff, engine.pair_cutoff))
+
+
+def _functions(blueprint: Blueprint) -> tuple[str, ...]:
+    return ("compute", "compute_energy", *(("compute_dense",) if blueprint.layers >= 2 else ()))
 
 
 def _xla(job: Job) -> bool:
@@ -78,7 +84,9 @@ def _module(job: Job, xla: bool) -> Any:
             lambda inputs: function(network, inputs), input_signature=[input_specs()], jit_compile=xla, autograph=False
         )
 
-    module.compute, module.compute_energy = method(compute), method(compute_energy)
+    for name in _functions(job.model.blueprint):
+        # rows of a dense layout are bonds like any other; the empty ones lie beyond every cutoff
+        setattr(module, name, method(compute_energy if name == "compute_energy" else compute))
     # Keras-free objects are saved with what they reference: the network keeps constants and variables alive
     module.network_variables = list(network.variables_by_name.values())
     return module

@@ -101,6 +101,36 @@ def test_every_architecture(model_file, tmp_path, name):
 
 
 @pytest.mark.slow
+def test_dense_layout_of_models_with_messages(model_file, model, tmp_path, tensorflow):
+    """Rows a * width to (a + 1) * width belong to atom a; empty rows have indices 0 and lie beyond every cutoff."""
+    tf = tensorflow
+    done = export_model(model_file("2l"), "saved-model", tmp_path / "program", options={"xla": False})
+    program = tf.saved_model.load(str(done.path))
+    (atoms,) = structures_of(model("2l").elements, model("2l").cutoff, None, seed=2)[:1]
+    graph = graphs_for(model("2l"), [atoms])[0]
+    count = np.bincount(graph.centre, minlength=len(graph))
+    width = count.max() + 2
+    row = graph.centre * width + np.concatenate([np.arange(n) for n in count])
+    species = np.array([model("2l").elements.index(s) for s in atoms.symbols], dtype=np.int32)
+
+    def arguments(rows, total):
+        vector, ends = np.full((total, 3), 52.0), np.zeros((2, total), dtype=np.int32)
+        vector[rows], ends[0, rows], ends[1, rows] = graph.bond_vector, graph.centre, graph.neighbour
+        values = {
+            "bond_vector": vector, "ind_i": ends[0], "ind_j": ends[1], "mu_i": species[ends[0]],
+            "mu_j": species[ends[1]], "atomic_mu_i": species, "batch_tot_nat": len(atoms),
+            "batch_tot_nat_real": len(atoms),
+        }  # fmt: skip
+        return {k: tf.constant(v, tf.float64 if k == "bond_vector" else tf.int32) for k, v in values.items()}
+
+    flat = program.compute(arguments(np.arange(len(row)), len(row)))
+    dense = program.compute_dense(arguments(row, len(atoms) * width))
+    for name in ("atomic_energy", "total_f", "virial"):
+        np.testing.assert_allclose(dense[name], flat[name], atol=1e-11)
+    assert "compute_dense" in program.signatures
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rare", "2l"])
 def test_compiled(model_file, tmp_path, name):
     done = export_model(model_file(name), "saved-model", tmp_path / "program", options={"xla": True})

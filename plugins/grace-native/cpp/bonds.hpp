@@ -31,18 +31,32 @@ struct Neighbours {  // bonds of all centres, CSR
 template <class Real> struct Slots {
   int size = 0, capacity = 0;  // slots in use, and between rows of the arrays below
   std::vector<int> bond, other, segment;  // bond number or -1, neighbour, first slot of every element (and the end)
-  std::vector<double> distance;
+  Buffer<double> rx, ry, rz, distance;  // A
   Buffer<Real> x, y, z, inverse, harmonics, gd, gy;  // harmonics, gy: [lm][capacity]
+  Buffer<int> interval;                 // of the radial table in use, and the spline weights there: [6][capacity]
+  Buffer<Real> weight, slope_weight;
   void reserve(int count, int elements, int lmax) {
     segment.resize(elements + 1);
     const int wanted = round_up(count, lanes<Real>) + elements * lanes<Real>;
     const size_t lm = size_t(lmax + 1) * (lmax + 1);
     if (wanted > capacity) capacity = wanted;
-    bond.resize(capacity), other.resize(capacity), distance.resize(capacity);
+    bond.resize(capacity), other.resize(capacity), interval.reserve(capacity);
+    for (auto *b : {&rx, &ry, &rz, &distance}) b->reserve(capacity);
     for (auto *b : {&x, &y, &z, &inverse, &gd}) b->reserve(capacity);
+    weight.reserve(size_t(6) * capacity), slope_weight.reserve(size_t(6) * capacity);
     harmonics.reserve(lm * capacity), gy.reserve(lm * capacity);
   }
 };
+
+// A loop of its own over whole arrays, so that the compiler turns it into vector code.
+template <class Real>
+void unit_vectors(int count, const double *__restrict rx, const double *__restrict ry, const double *__restrict rz, double *__restrict distance,
+                  Real *__restrict inverse, Real *__restrict x, Real *__restrict y, Real *__restrict z) {
+  for (int k = 0; k < count; ++k) {
+    const double d = std::sqrt(rx[k] * rx[k] + ry[k] * ry[k] + rz[k] * rz[k] + 1e-10), i = 1 / d;
+    distance[k] = d, inverse[k] = Real(i), x[k] = Real(rx[k] * i), y[k] = Real(ry[k] * i), z[k] = Real(rz[k] * i);
+  }
+}
 
 template <class Real> void fill_slots(Slots<Real> &s, const Neighbours &nb, int atom, int elements) {
   constexpr int W = width<Real>;
@@ -59,8 +73,8 @@ template <class Real> void fill_slots(Slots<Real> &s, const Neighbours &nb, int 
     at[e] = slot;
     const int next = slot + round_up(n, W);
     for (int k = slot + n; k < next; ++k) {
-      s.bond[k] = -1, s.other[k] = atom, s.distance[k] = 1e3;
-      s.x[k] = s.y[k] = 0, s.z[k] = 1, s.inverse[k] = Real(1e-3);
+      s.bond[k] = -1, s.other[k] = atom;
+      s.rx[k] = s.ry[k] = 0, s.rz[k] = 1e3;  // beyond every cutoff
     }
     slot = next;
   }
@@ -68,10 +82,10 @@ template <class Real> void fill_slots(Slots<Real> &s, const Neighbours &nb, int 
   for (int64_t b = begin; b < end; ++b) {
     const int j = nb.other[b], k = at[elements == 1 ? 0 : nb.species[j]]++;
     const double *r = nb.vector + 3 * b;
-    const double d = std::sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2] + 1e-10), inverse = 1 / d;
-    s.bond[k] = int(b - begin), s.other[k] = j, s.distance[k] = d, s.inverse[k] = Real(inverse);
-    s.x[k] = Real(r[0] * inverse), s.y[k] = Real(r[1] * inverse), s.z[k] = Real(r[2] * inverse);
+    s.bond[k] = int(b - begin), s.other[k] = j;
+    s.rx[k] = r[0], s.ry[k] = r[1], s.rz[k] = r[2];
   }
+  unit_vectors(s.size, s.rx.data(), s.ry.data(), s.rz.data(), s.distance.data(), s.inverse.data(), s.x.data(), s.y.data(), s.z.data());
 }
 
 // Constants of the recurrences P_mm = a, P_lm = b z P_(l-1,m) + c P_(l-2,m); sqrt(2) for m > 0 is kept in P.
@@ -168,6 +182,7 @@ template <class Real> void harmonics_backward(Slots<Real> &s, int lmax) {
 template <class Real> class Radial {
  public:
   int functions = 0;  // padded to whole lines
+  int used = 0;       // those in front of the padding
   const double *values = nullptr, *slopes = nullptr;  // [bond][functions] when given from outside
   Radial(Reader &r, int elements) {
     functions = r.integer();
@@ -182,14 +197,28 @@ template <class Real> class Radial {
       const double *from = r.numbers(size);
       tables_.emplace_back();
       tables_.back().reserve(size);
-      for (size_t i = 0; i < size; ++i) tables_.back()[i] = Real(from[i]);
+      for (size_t i = 0; i < size; ++i) {
+        tables_.back()[i] = Real(from[i]);
+        if (from[i] != 0) used = std::max(used, int(i % functions) + 1);
+      }
     }
+    if (!tables) used = functions;
     elements_ = elements;
   }
-  // Values, and slopes unless null, of one slot.
-  void evaluate(int centre, int other, double distance, int64_t bond, Real *value, Real *slope) const {
+  // Places in the table and spline weights (and those of slopes) of the slots of one element, before `evaluate`.
+  void locate(int centre, int other, Slots<Real> &s, bool slopes) const {
+    const int pair = centre * elements_ + other, begin = s.segment[other], count = s.segment[other + 1] - begin;
+    if (values || !count || !(end_[pair] > 0)) return;
+    const int intervals = intervals_[table_of_[pair]];
+    const ptrdiff_t step = s.capacity;
+    const double scale = intervals / end_[pair];
+    if (slopes) spline_weights<true>(count, intervals, scale, &s.distance[begin], &s.interval[begin], &s.weight[begin], &s.slope_weight[begin], step);
+    else spline_weights<false>(count, intervals, scale, &s.distance[begin], &s.interval[begin], &s.weight[begin], &s.slope_weight[begin], step);
+  }
+  // Values, and slopes unless null, of one slot; `bond` is its number, negative for padding.
+  void evaluate(int centre, int other, const Slots<Real> &s, int slot, int64_t bond, Real *value, Real *slope) const {
     const int pair = centre * elements_ + other;
-    if (bond < 0 || distance >= end_[pair]) return clear(value, slope);
+    if (bond < 0 || s.distance[slot] >= end_[pair]) return clear(value, slope);
     if (values) {
       for (int k = 0; k < functions; ++k) {
         value[k] = Real(values[bond * functions + k]);
@@ -197,15 +226,9 @@ template <class Real> class Radial {
       }
       return;
     }
-    const int t = table_of_[pair], intervals = intervals_[t];
-    const double scale = intervals / end_[pair], x = distance * scale;
-    int i = int(x);
-    if (i >= intervals) i = intervals - 1;
-    Real w[6], dw[6];
-    weights(x - i, scale, w, dw);
-    const Real *row = tables_[t].data() + size_t(i) * functions;
-    if (slope) combine<true>(row, w, dw, value, slope);
-    else combine<false>(row, w, dw, value, slope);
+    const Real *row = tables_[table_of_[pair]].data() + size_t(s.interval[slot]) * functions;
+    if (slope) combine<true>(row, &s.weight[slot], &s.slope_weight[slot], s.capacity, value, slope);
+    else combine<false>(row, &s.weight[slot], &s.slope_weight[slot], s.capacity, value, slope);
   }
 
  private:
@@ -213,30 +236,40 @@ template <class Real> class Radial {
     std::memset(value, 0, functions * sizeof(Real));
     if (slope) std::memset(slope, 0, functions * sizeof(Real));
   }
-  // Cardinal quintic B-splines and their derivatives times `scale`.
-  static void weights(double u, double scale, Real *w, Real *dw) {
-    const double v = 1 - u, u2 = u * u, v2 = v * v, u4 = u2 * u2, v4 = v2 * v2;
-    w[0] = Real(v4 * v / 120), w[5] = Real(u4 * u / 120);
-    w[4] = Real((1 + u * (5 + u * (10 + u * (10 + u * (5 - 5 * u))))) / 120);
-    w[1] = Real((1 + v * (5 + v * (10 + v * (10 + v * (5 - 5 * v))))) / 120);
-    w[2] = Real((66 + u2 * (-60 + u2 * (30 - 10 * u))) / 120);
-    w[3] = Real((66 + v2 * (-60 + v2 * (30 - 10 * v))) / 120);
-    const double f = scale / 120;
-    dw[0] = Real(-5 * v4 * f), dw[5] = Real(5 * u4 * f);
-    dw[1] = Real(-(5 + v * (20 + v * (30 + v * (20 - 25 * v)))) * f);
-    dw[4] = Real((5 + u * (20 + u * (30 + u * (20 - 25 * u)))) * f);
-    dw[2] = Real(u * (-120 + u2 * (120 - 50 * u)) * f);
-    dw[3] = Real(-v * (-120 + v2 * (120 - 50 * v)) * f);
+  // Cardinal quintic B-splines and their derivatives times `scale`, [6][step]. The place within an interval is found in double
+  // precision; from there on Real is enough.
+  template <bool Slopes>
+  static void spline_weights(int count, int intervals, double scale, const double *__restrict distance, int *__restrict interval,
+                             Real *__restrict w, Real *__restrict dw, ptrdiff_t step) {
+    const Real f = Real(scale / 120), c = Real(1.0 / 120);
+    for (int k = 0; k < count; ++k) {
+      const double x = std::min(distance[k] * scale, double(intervals));
+      const int i = std::min(int(x), intervals - 1);
+      interval[k] = i;
+      const Real u = Real(x - i), v = 1 - u, u2 = u * u, v2 = v * v, u4 = u2 * u2, v4 = v2 * v2;
+      w[k] = v4 * v * c, w[5 * step + k] = u4 * u * c;
+      w[4 * step + k] = (1 + u * (5 + u * (10 + u * (10 + u * (5 - 5 * u))))) * c;
+      w[step + k] = (1 + v * (5 + v * (10 + v * (10 + v * (5 - 5 * v))))) * c;
+      w[2 * step + k] = (66 + u2 * (-60 + u2 * (30 - 10 * u))) * c;
+      w[3 * step + k] = (66 + v2 * (-60 + v2 * (30 - 10 * v))) * c;
+      if (!Slopes) continue;
+      dw[k] = -5 * v4 * f, dw[5 * step + k] = 5 * u4 * f;
+      dw[step + k] = -(5 + v * (20 + v * (30 + v * (20 - 25 * v)))) * f;
+      dw[4 * step + k] = (5 + u * (20 + u * (30 + u * (20 - 25 * u)))) * f;
+      dw[2 * step + k] = u * (-120 + u2 * (120 - 50 * u)) * f;
+      dw[3 * step + k] = -v * (-120 + v2 * (120 - 50 * v)) * f;
+    }
   }
-  template <bool Slopes> void combine(const Real *row, const Real *w, const Real *dw, Real *value, Real *slope) const {
+  template <bool Slopes>
+  void combine(const Real *row, const Real *w, const Real *dw, ptrdiff_t step, Real *value, Real *slope) const {
     using V = Vec<Real>;
     for (int k = 0; k < functions; k += width<Real>) {
       V p = zero<Real>(), q = zero<Real>();
 #pragma GCC unroll 6
       for (int s = 0; s < 6; ++s) {
         const V t = load<Real>(row + s * functions + k);
-        p += w[s] * t;
-        if (Slopes) q += dw[s] * t;
+        p += w[s * step] * t;
+        if (Slopes) q += dw[s * step] * t;
       }
       store<Real>(value + k, p);
       if (Slopes) store<Real>(slope + k, q);
@@ -305,18 +338,11 @@ inline void outer(const Real *a, ptrdiff_t ar, ptrdiff_t ak, int rows, const Rea
   }
 }
 
-// Lane i of the result is the sum over the lanes of x[i], for as many vectors as there are lanes.
-template <class Real, int Step> struct Fold {
-  static Vec<Real> of(const Vec<Real> *x) {
-    const Vec<Real> a = Fold<Real, Step / 2>::of(x), b = Fold<Real, Step / 2>::of(x + Step / 2);
-    using Index = std::conditional_t<sizeof(Real) == 8, int64_t, int32_t>;
-    typedef Index Mask __attribute__((vector_size(GRACE_VECTOR_BYTES)));
-    constexpr int W = width<Real>, h = Step / 2;
-    Mask direct{}, crossed{};
-    for (int i = 0; i < W; ++i) direct[i] = (i & h) ? W + i : i, crossed[i] = (i & h) ? W + (i ^ h) : (i ^ h);
-    return shuffle(a, b, direct) + shuffle(a, b, crossed);
-  }
-  template <class Mask> static Vec<Real> shuffle(Vec<Real> a, Vec<Real> b, Mask m) {
+// Lanes of two vectors: those of a are numbered from 0, of b from the width.
+template <class Real> struct Shuffle {
+  using Index = std::conditional_t<sizeof(Real) == 8, int64_t, int32_t>;
+  typedef Index Mask __attribute__((vector_size(GRACE_VECTOR_BYTES)));
+  static Vec<Real> of(Vec<Real> a, Vec<Real> b, Mask m) {
 #if defined(__clang__)
     Vec<Real> r{};
     for (int i = 0; i < width<Real>; ++i) r[i] = m[i] < width<Real> ? a[m[i]] : b[m[i] - width<Real>];
@@ -324,6 +350,17 @@ template <class Real, int Step> struct Fold {
 #else
     return __builtin_shuffle(a, b, m);
 #endif
+  }
+};
+
+// Lane i of the result is the sum over the lanes of x[i], for as many vectors as there are lanes.
+template <class Real, int Step> struct Fold {
+  static Vec<Real> of(const Vec<Real> *x) {
+    const Vec<Real> a = Fold<Real, Step / 2>::of(x), b = Fold<Real, Step / 2>::of(x + Step / 2);
+    constexpr int W = width<Real>, h = Step / 2;
+    typename Shuffle<Real>::Mask direct{}, crossed{};
+    for (int i = 0; i < W; ++i) direct[i] = (i & h) ? W + i : i, crossed[i] = (i & h) ? W + (i ^ h) : (i ^ h);
+    return Shuffle<Real>::of(a, b, direct) + Shuffle<Real>::of(a, b, crossed);
   }
 };
 template <class Real> struct Fold<Real, 1> {
@@ -338,7 +375,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
   DensityItem(Reader &r, const std::vector<Radial<Real>> &radials, int elements) : elements_(elements) {
     radial_ = &radials.at(r.next()), lmax_ = r.integer(), projected_ = r.next(), channels_ = r.integer();
     out_ = Ref::read(r), gradient_ = Ref::read(r);
-    rows_ = (lmax_ + 1) * (lmax_ + 1);
+    rows_ = (lmax_ + 1) * (lmax_ + 1), used_ = radial_->used;
     const int F = radial_->functions;
     if (projected_) {
       blocks_.push_back({0, rows_, 0}), columns_ = F;
@@ -354,7 +391,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
   }
   void forward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
     constexpr int T = lanes<Real>, Chunk = 16;
-    const Slots<Real> &s = w.slots;
+    Slots<Real> &s = w.slots;
     const int F = radial_->functions;
     w.value.reserve(size_t(Chunk) * F), w.local.reserve(size_t(rows_) * columns_);
     Real *to = tile.at(out_) + lane;
@@ -365,10 +402,11 @@ template <class Real> class DensityItem : public BondItem<Real> {
       const int end = s.segment[e + 1];
       if (!projected_ && s.segment[e] == end) continue;
       std::memset(w.local.data(), 0, size_t(rows_) * columns_ * sizeof(Real));
+      radial_->locate(tile.element, e, s, false);
       for (int begin = s.segment[e]; begin < end; begin += Chunk) {
         const int n = std::min(Chunk, end - begin);
         for (int k = 0; k < n; ++k)
-          radial_->evaluate(tile.element, e, s.distance[begin + k], bond(s, begin + k, nb, atom), &w.value[size_t(k) * F], nullptr);
+          radial_->evaluate(tile.element, e, s, begin + k, bond(s, begin + k, nb, atom), &w.value[size_t(k) * F], nullptr);
         for (const auto &b : blocks_)
           outer<Real, true>(s.harmonics.data() + ptrdiff_t(b.row) * s.capacity + begin, s.capacity, 1, b.rows, &w.value[b.function], F, n,
                             columns_, &w.local[size_t(b.row) * columns_], columns_);
@@ -393,37 +431,32 @@ template <class Real> class DensityItem : public BondItem<Real> {
     using V = Vec<Real>;
     Slots<Real> &s = w.slots;
     const int F = radial_->functions;
-    w.value.reserve(size_t(W) * F), w.slope.reserve(size_t(W) * F), w.other.reserve(size_t(W) * F);
+    w.value.reserve(size_t(W) * F), w.slope.reserve(size_t(W) * F), w.other.reserve(size_t(2) * W * F);
     w.local.reserve(size_t(rows_) * columns_);
+    Real *values = w.other.data(), *slopes = values + size_t(W) * F;  // [function][bond]
     const Real *from = tile.at(gradient_) + lane;
     for (int e = 0; e < elements_; ++e) {
       if (s.segment[e] == s.segment[e + 1]) continue;
       gather(from, tile.element, e, w.local.data());
+      radial_->locate(tile.element, e, s, true);
       for (int slot = s.segment[e]; slot < s.segment[e + 1]; slot += W) {
         for (int i = 0; i < W; ++i)
-          radial_->evaluate(tile.element, e, s.distance[slot + i], bond(s, slot + i, nb, atom), &w.value[size_t(i) * F], &w.slope[size_t(i) * F]);
-        V c[W];
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) c[i] = zero<Real>();
+          radial_->evaluate(tile.element, e, s, slot + i, bond(s, slot + i, nb, atom), &w.value[size_t(i) * F], &w.slope[size_t(i) * F]);
+        transpose(&w.value[0], F, used_, values), transpose(&w.slope[0], F, used_, slopes);
+        V gd = zero<Real>();
         for (const auto &b : blocks_) {
-          outer<Real, false>(s.harmonics.data() + ptrdiff_t(b.row) * s.capacity + slot, 1, s.capacity, W, &w.local[size_t(b.row) * columns_],
-                             columns_, b.rows, columns_, &w.other[b.function], F);
-          for (int k = b.function; k < b.function + columns_; k += W)
-#pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) c[i] += load<Real>(&w.other[size_t(i) * F + k]) * load<Real>(&w.slope[size_t(i) * F + k]);
+          const Real *g = &w.local[size_t(b.row) * columns_];
+          const ptrdiff_t place = ptrdiff_t(b.row) * s.capacity + slot;
+          const int count = projected_ ? used_ : channels_;
+          int k = 0, lm = 0;
+          for (; k + 8 <= count; k += 8) slope_block<8>(s, place, g + k, b.rows, slopes + (b.function + k) * W, gd);
+          for (; k + 4 <= count; k += 4) slope_block<4>(s, place, g + k, b.rows, slopes + (b.function + k) * W, gd);
+          for (; k < count; ++k) slope_block<1>(s, place, g + k, b.rows, slopes + (b.function + k) * W, gd);
+          for (; lm + 8 <= b.rows; lm += 8) row_block<8>(s, place, g, lm, values + b.function * W, count);
+          for (; lm + 4 <= b.rows; lm += 4) row_block<4>(s, place, g, lm, values + b.function * W, count);
+          for (; lm < b.rows; ++lm) row_block<1>(s, place, g, lm, values + b.function * W, count);
         }
-        add<Real>(&s.gd[slot], fold<Real>(c));
-        for (const auto &b : blocks_)
-          for (int lm = b.row; lm < b.row + b.rows; ++lm) {
-#pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) c[i] = zero<Real>();
-            for (int k = 0; k < columns_; k += W) {
-              const V g = load<Real>(&w.local[size_t(lm) * columns_ + k]);
-#pragma GCC unroll 16
-              for (int i = 0; i < W; ++i) c[i] += g * load<Real>(&w.value[size_t(i) * F + b.function + k]);
-            }
-            add<Real>(&s.gy[ptrdiff_t(lm) * s.capacity + slot], fold<Real>(c));
-          }
+        add<Real>(&s.gd[slot], gd);
       }
     }
   }
@@ -432,6 +465,58 @@ template <class Real> class DensityItem : public BondItem<Real> {
   struct Block { int row, rows, function; };
   static int64_t bond(const Slots<Real> &s, int slot, const Neighbours &nb, int atom) {
     return s.bond[slot] < 0 ? -1 : nb.first[atom] + s.bond[slot];
+  }
+  // gd += sum_k dphi_k (sum_lm g[lm][k] Y_lm), for M functions and the bonds of one register
+  template <int M> void slope_block(const Slots<Real> &s, ptrdiff_t place, const Real *g, int rows, const Real *slopes, Vec<Real> &gd) const {
+    Vec<Real> t[M];
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) t[i] = zero<Real>();
+    for (int lm = 0; lm < rows; ++lm) {
+      const Vec<Real> y = load<Real>(s.harmonics.data() + place + ptrdiff_t(lm) * s.capacity);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) t[i] += splat<Real>(g[size_t(lm) * columns_ + i]) * y;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) gd += t[i] * load<Real>(slopes + i * width<Real>);
+  }
+  // gy[lm] += sum_k g[lm][k] phi_k, for M rows
+  template <int M> void row_block(Slots<Real> &s, ptrdiff_t place, const Real *g, int lm, const Real *values, int count) const {
+    Vec<Real> t[M];
+    g += size_t(lm) * columns_;
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) t[i] = zero<Real>();
+    for (int k = 0; k < count; ++k) {
+      const Vec<Real> v = load<Real>(values + k * width<Real>);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) t[i] += splat<Real>(g[size_t(i) * columns_ + k]) * v;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) add<Real>(s.gy.data() + place + ptrdiff_t(lm + i) * s.capacity, t[i]);
+  }
+  // [bond][function] -> [function][bond]
+  static void transpose(const Real *from, int stride, int count, Real *to) {
+    constexpr int W = width<Real>;
+    for (int k = 0; k < count; k += W) {
+      Vec<Real> x[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) x[i] = load<Real>(from + size_t(i) * stride + k);
+      transpose_steps<W / 2>(x);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store<Real>(to + size_t(k + i) * W, x[i]);
+    }
+  }
+  // Exchanges the off-diagonal blocks of size h, then those of half the size within every block.
+  template <int h> static void transpose_steps(Vec<Real> *x) {
+    constexpr int W = width<Real>;
+    typename Shuffle<Real>::Mask low{}, high{};
+    for (int j = 0; j < W; ++j) low[j] = (j & h) ? W + j - h : j, high[j] = (j & h) ? W + j : j + h;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+      if (i & h) continue;
+      const Vec<Real> a = x[i], b = x[i + h];
+      x[i] = Shuffle<Real>::of(a, b, low), x[i + h] = Shuffle<Real>::of(a, b, high);
+    }
+    if constexpr (h > 1) transpose_steps<h / 2>(x);
   }
   const Real *factor(int centre, int e, int l) const {
     return factors_.data() + ((size_t(centre) * elements_ + e) * (lmax_ + 1) + l) * channels_;
@@ -450,7 +535,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
         for (int n = 0; n < channels_; ++n) to[lm * columns_ + n] *= factor(centre, e, l)[n];
   }
   const Radial<Real> *radial_;
-  int elements_, lmax_, channels_, rows_, columns_;
+  int elements_, lmax_, channels_, rows_, columns_, used_;
   bool projected_;
   Ref out_, gradient_;
   std::vector<Block> blocks_;
@@ -475,12 +560,14 @@ template <class Real> class MessageItem : public BondItem<Real> {
   }
   void forward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
     constexpr int T = lanes<Real>, W = width<Real>;
-    const Slots<Real> &s = w.slots;
+    Slots<Real> &s = w.slots;
     const int F = radial_->functions, count = (lmax_ + 1) * (lmax_ + 1) * rows_q_;
     w.value.reserve(size_t(s.capacity) * F), w.local.reserve(size_t(count) * padded_), w.other.reserve(size_t(rows_) * padded_);
-    for (int e = 0; e < elements_; ++e)
+    for (int e = 0; e < elements_; ++e) {
+      radial_->locate(tile.element, e, s, false);
       for (int k = s.segment[e]; k < s.segment[e + 1]; ++k)
-        radial_->evaluate(tile.element, e, s.distance[k], s.bond[k] < 0 ? -1 : nb.first[atom] + s.bond[k], &w.value[size_t(k) * F], nullptr);
+        radial_->evaluate(tile.element, e, s, k, s.bond[k] < 0 ? -1 : nb.first[atom] + s.bond[k], &w.value[size_t(k) * F], nullptr);
+    }
     const Real *message = tile.message[message_];
     for (int l = 0; l <= lmax_; ++l) {
       if (!used_[l]) continue;
@@ -513,10 +600,11 @@ template <class Real> class MessageItem : public BondItem<Real> {
         add<Real>(&w.local[t.source * padded_ + c], t.value * load<Real>(&w.other[t.row * padded_ + c]));
     const Real *message = tile.message[message_];
     Real *gradient = tile.message_gradient[message_];
-    for (int e = 0; e < elements_; ++e)
+    for (int e = 0; e < elements_; ++e) {
+      radial_->locate(tile.element, e, s, true);
       for (int k = s.segment[e]; k < s.segment[e + 1]; ++k) {
         if (s.bond[k] < 0) continue;
-        radial_->evaluate(tile.element, e, s.distance[k], nb.first[atom] + s.bond[k], w.value.data(), w.slope.data());
+        radial_->evaluate(tile.element, e, s, k, nb.first[atom] + s.bond[k], w.value.data(), w.slope.data());
         const size_t row = size_t(s.other[k]) * rows_q_ * padded_;
         Vec<Real> gd = zero<Real>();
         if (used_[0]) bond_backward<0>(w, k, message + row, gradient + row, gd);
@@ -534,6 +622,7 @@ template <class Real> class MessageItem : public BondItem<Real> {
           for (int j = 0; j < W && i + j < lm; ++j) s.gy[ptrdiff_t(i + j) * s.capacity + k] += total[j];
         }
       }
+    }
   }
 
  private:

@@ -225,12 +225,6 @@ template <class Real> class Evaluator {
     for (int t = 0; t < threads_; ++t)
       for (size_t i = 0; i < forces_size_; ++i) out.forces[i] += workers_[t].forces[i];
   }
-  void evaluate(const Outputs &out) {
-    for (int p = 0; p + 1 < phases(); ++p) forward(p);
-    turn(out);
-    for (int p = phases() - 2; p >= 0; --p) backward(p, out);
-    finish(out);
-  }
   size_t bytes() const {
     size_t total = carried_.size() * sizeof(Real);
     for (const auto &k : kept_) total += k.size() * sizeof(Real);

@@ -1,21 +1,17 @@
-// One function on several threads: OpenMP, or std::thread where there is none (and under the thread sanitizer, which
-// cannot see the barriers of an OpenMP library that is not instrumented).
+// One function on several threads.
 #pragma once
 
 #include <exception>
 #include <mutex>
-
-#if defined(_OPENMP) && !defined(GRACE_STD_THREADS)
-#include <omp.h>
-#else
+#include <system_error>
 #include <thread>
 #include <vector>
-#endif
 
 namespace grace {
 
 // Calls work(rank, count) once per thread; rethrows the first exception.
 template <class F> void parallel(int threads, F work) {
+  if (threads == 1) return work(0, 1);
   std::exception_ptr error;
   std::mutex guard;
   const auto safely = [&](int rank, int count) {
@@ -26,15 +22,15 @@ template <class F> void parallel(int threads, F work) {
       if (!error) error = std::current_exception();
     }
   };
-#if defined(_OPENMP) && !defined(GRACE_STD_THREADS)
-#pragma omp parallel num_threads(threads)
-  safely(omp_get_thread_num(), omp_get_num_threads());
-#else
   std::vector<std::thread> others;
-  for (int rank = 1; rank < threads; ++rank) others.emplace_back(safely, rank, threads);
+  int started = 1;
+  try {
+    for (; started < threads; ++started) others.emplace_back(safely, started, threads);
+  } catch (const std::system_error &) {  // no more threads to be had: their share is done here
+  }
   safely(0, threads);
+  for (int rank = started; rank < threads; ++rank) safely(rank, threads);
   for (auto &t : others) t.join();
-#endif
   if (error) std::rethrow_exception(error);
 }
 

@@ -26,7 +26,11 @@ template <class Real> static double run(const Case &c, int threads, size_t keep)
   grace::Neighbours nb;
   nb.first = c.first.data(), nb.other = c.neighbour.data(), nb.vector = c.vectors.data(), nb.species = c.species.data();
   evaluator.begin(int(n), int(n), nb, threads, keep);
-  evaluator.evaluate({energies.data(), forces.data(), virials.data()});
+  const grace::Outputs out{energies.data(), forces.data(), virials.data()};
+  for (int p = 0; p + 1 < evaluator.phases(); ++p) evaluator.forward(p);
+  evaluator.turn(out);
+  for (int p = evaluator.phases() - 2; p >= 0; --p) evaluator.backward(p, out);
+  evaluator.finish(out);
   double total = 0;
   for (double e : energies) total += e;
   return total;

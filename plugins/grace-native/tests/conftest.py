@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from native_models import DATA, STRUCTURES, read
 
 collect_ignore_glob: list[str] = []
-if find_spec("grace_native") is None or find_spec("grace_native._cpu") is None:
+if find_spec("grace_native") is None or find_spec("grace_native._native") is None:
     collect_ignore_glob.append("test_*.py")
 
 

@@ -129,11 +129,11 @@ def test_every_instruction_set_gives_the_same_numbers(structures: dict[str, Atom
         "from grace_native.engine import create_engine; from gracecli.engine.neighbours import build_graph\n"
         "e = create_engine(Path(sys.argv[1]), threads=1); a = read(sys.argv[2])\n"
         "np.save(sys.argv[3], e.evaluate([build_graph(a, e.cutoff)])[0].forces)\n"
-        "print(e.statistics()['instruction_set_bytes'])\n"
+        "print(e.statistics()['instruction_set'])\n"
     )
     structures["alloy"].write(tmp_path / "alloy.extxyz")
-    best = library.import_module("grace_native._cpu").best()
-    forces, widths = [], []
+    best = library.import_module("grace_native._native").best()
+    forces, used = [], []
     for name in library.INSTRUCTION_SETS[library.INSTRUCTION_SETS.index(best) :]:
         target = tmp_path / f"{name}.npy"
         done = subprocess.run(
@@ -144,9 +144,9 @@ def test_every_instruction_set_gives_the_same_numbers(structures: dict[str, Atom
             continue
         assert done.returncode == 0, done.stderr
         forces.append(np.load(target))
-        widths.append(int(done.stdout))
+        used.append(done.stdout.strip())
+        assert used[-1] == name
     assert forces
-    assert len(set(widths)) == len(widths)
     for other in forces[1:]:
         assert np.abs(other - forces[0]).max() < 1e-12
 
@@ -168,24 +168,24 @@ def test_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    library.load.cache_clear()
+    library.instruction_set.cache_clear()
     monkeypatch.setattr(library, "import_module", missing)
     try:
         reason = library.available()
     finally:
-        library.load.cache_clear()
+        library.instruction_set.cache_clear()
     assert isinstance(reason, str)
     assert "C++17 compiler" in reason
     assert "\n" not in reason
 
 
 def test_instruction_set_beyond_the_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    library.load.cache_clear()
+    library.instruction_set.cache_clear()
     monkeypatch.setenv("GRACE_NATIVE_ISA", "avx1024")
     try:
         assert "avx1024" in str(library.available())
     finally:
-        library.load.cache_clear()
+        library.instruction_set.cache_clear()
 
 
 def test_auto_prefers_the_compiled_engine() -> None:

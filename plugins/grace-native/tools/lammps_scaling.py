@@ -26,7 +26,7 @@ from gracecli import GraceCalculator
 from gracecli.model.modelfile import Model, save_model
 from gracecli.model.presets import initial_weights, preset
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lammps"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pair_style"))
 from lammps_runs import BIN, write_data
 
 STEPS = 4

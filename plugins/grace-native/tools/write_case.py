@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from grace_native.library import load
+from grace_native.library import couplings
 from grace_native.lowering import Lowering
 
 from gracecli.engine.neighbours import build_graph
@@ -20,8 +20,7 @@ from gracecli.model.modelfile import load_model
 def main(model_path: str, target: str, precision: str) -> None:
     """Write ``[5 sizes][code][data][species][first][neighbour][vectors][energy of the reference]``."""
     model = load_model(model_path)
-    kernels = frozenset(tuple(k) for k in load().product_kernels())
-    code, data = Lowering(model, [0, 1], kernels, precision, False).build().encode()
+    code, data = Lowering(model, [0, 1], couplings(), precision, False).build().encode()
     with np.load(Path(model_path).parent / "reference.npz") as file:
         atoms = Atoms(
             numbers=file["alloy/numbers"], positions=file["alloy/positions"], cell=file["alloy/cell"], pbc=True

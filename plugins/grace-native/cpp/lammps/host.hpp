@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "kernels.hpp"
+#include "../kernels.hpp"
 
 namespace grace {
 

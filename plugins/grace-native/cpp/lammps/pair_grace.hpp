@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels.hpp"
+#include "../kernels.hpp"
 #include "pair.h"
 
 namespace LAMMPS_NS {

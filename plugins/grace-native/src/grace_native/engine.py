@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,9 +17,10 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from grace_native.analysis import Analysis
-from grace_native.library import default_threads, load
+from grace_native.library import couplings, default_threads, instruction_set, load
 from grace_native.lowering import Lowering
 from gracecli.engine.base import Array, Graph, IntArray, Results
+from gracecli.engine.bonds import Bonds, NearBonds
 from gracecli.errors import InputError, UsageError
 from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
@@ -84,7 +86,7 @@ class NativeEngine:
         if self.threads < 1:
             raise UsageError(f"threads must be positive, not {threads}")
         self._library = load()
-        self._kernels = frozenset(tuple(k) for k in self._library.product_kernels())
+        self._bonds_within = import_module("grace_native._native").bonds_within
         Analysis(model.blueprint, model.weights)  # unsupported models are refused now, not at the first structure
         self.model = model
         self.elements = model.elements
@@ -104,6 +106,17 @@ class NativeEngine:
         """Pair-cutoff matrix over the sorted unique numbers, or None."""
         return self._pair_cutoff(numbers)
 
+    def bond_filter(self, bonds: Bonds, positions: Array, cell: Array, squared_cutoff: Array | float) -> NearBonds:
+        """Bonds shorter than their cutoff, compiled; to the bit those of :func:`gracecli.engine.bonds.near_bonds`."""
+        count, atoms = len(bonds.centre), len(positions)
+        centre, neighbour = np.empty(count, np.int32), np.empty(count, np.int32)
+        vectors, first = np.empty((count, 3)), np.empty(atoms + 1, np.int64)
+        kept, squared = self._bonds_within(
+            positions, bonds.offsets(cell), bonds.centre, bonds.neighbour, bonds.shift_index,
+            np.atleast_1d(squared_cutoff), centre, neighbour, vectors, first, self.threads,
+        )  # fmt: skip
+        return NearBonds(centre[:kept], neighbour[:kept], vectors[:kept], first, float(np.sqrt(squared)))
+
     def statistics(self) -> dict[str, Any]:
         """Counters; ``compiles`` counts how often the model was prepared for new elements."""
         return {
@@ -112,7 +125,7 @@ class NativeEngine:
             "evaluations": self._evaluations,
             "evaluate_seconds": self._seconds,
             "threads": self.threads,
-            "instruction_set_bytes": int(self._library.vector_bytes),
+            "instruction_set": instruction_set(),
             "workspace_bytes": 0 if self._compiled is None else int(self._compiled.bytes()),
             "spline_error": max(self._lowering.radial.errors, default=0.0) if self._lowering else 0.0,
         }
@@ -142,7 +155,7 @@ class NativeEngine:
 
     def _prepare(self, graphs: Sequence[Graph]) -> None:
         """Lower the model for all elements met so far."""
-        numbers = sorted({int(z) for g in graphs for z in np.unique(g.numbers)})
+        numbers = np.flatnonzero(np.bincount(np.concatenate([g.numbers for g in graphs]))).tolist()
         missing = [z for z in numbers if z not in self._index]
         if missing:
             raise InputError(f"the model does not cover {', '.join(chemical_symbols[z] for z in missing)}")
@@ -150,10 +163,9 @@ class NativeEngine:
         if self._compiled is not None and wanted == self._present:
             return
         start = perf_counter()
-        self._lowering = Lowering(self.model, wanted, self._kernels, self.precision, self.radial == "exact")
+        self._lowering = Lowering(self.model, wanted, couplings(), self.precision, self.radial == "exact")
         code, data = self._lowering.build().encode()
-        make = self._library.Engine64 if self.precision == "fp64" else self._library.Engine32
-        self._compiled = make(code, data)
+        self._compiled = self._library.engine(code, data, self.precision == "fp32")
         self._present = wanted
         self._species = np.full(max(self._index) + 1, -1, dtype=np.int32)
         for place, element in enumerate(wanted):
@@ -170,7 +182,9 @@ class NativeEngine:
         other = graphs[0].neighbour if single else np.concatenate([g.neighbour + o for g, o in pairs])
         species = self._species[np.concatenate([g.numbers for g in graphs])]
         total = int(offsets[-1])
-        first = np.searchsorted(centre, np.arange(total + 1)).astype(np.int64)
+        first = graphs[0].first if single else None
+        if first is None:
+            first = np.searchsorted(centre, np.arange(total + 1, dtype=centre.dtype)).astype(np.int64)
         vectors = np.ascontiguousarray(vectors, dtype=np.float64)
         other = np.ascontiguousarray(other, dtype=np.int32)
         exact = self._exact_radials(species, np.asarray(centre), other, vectors)

@@ -1,10 +1,11 @@
-"""The compiled modules: one per instruction set, the best one the processor can run is loaded."""
+"""The compiled part: a Python module, and a library of kernels per instruction set, of which the best is opened."""
 
 from __future__ import annotations
 
 import os
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from gracecli.errors import UsageError
@@ -12,9 +13,17 @@ from gracecli.errors import UsageError
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 
 
+def kernel_files() -> list[Path]:
+    """The libraries of kernels that are installed."""
+    import grace_native
+
+    folders = (Path(folder) / "kernels" for folder in grace_native.__path__)
+    return sorted(file for folder in folders for file in folder.glob("libgracekernels_*.so"))
+
+
 @cache
-def load() -> Any:
-    """Import the module for this processor; ``GRACE_NATIVE_ISA`` asks for a lesser one.
+def instruction_set() -> str:
+    """The best instruction set that is built and runs on this processor; ``GRACE_NATIVE_ISA`` asks for a lesser one.
 
     Raises
     ------
@@ -23,25 +32,38 @@ def load() -> Any:
     UsageError
         The instruction set asked for is unknown, not built, or beyond the processor.
     """
-    best = str(import_module("grace_native._cpu").best())
+    best = str(import_module("grace_native._native").best())
     usable = INSTRUCTION_SETS[INSTRUCTION_SETS.index(best) :]
     wanted = os.environ.get("GRACE_NATIVE_ISA")
     if wanted is not None:
         if wanted not in usable:
             raise UsageError(f"GRACE_NATIVE_ISA={wanted} cannot be used here", f"choose from {', '.join(usable)}")
         usable = (wanted,)
+    built = {file.stem.removeprefix("libgracekernels_") for file in kernel_files()}
     for name in usable:
-        try:
-            return import_module(f"grace_native._{name}")
-        except ModuleNotFoundError:
-            continue
+        if name in built:
+            return name
     raise ImportError(f"grace-native was built without {' or '.join(usable)}; install it again with a C++17 compiler")
+
+
+@cache
+def load() -> Any:
+    """Open the library of kernels (errors of :func:`instruction_set`)."""
+    name = instruction_set()
+    path = next(file for file in kernel_files() if file.stem == f"libgracekernels_{name}")
+    return import_module("grace_native._native").Library(str(path))
+
+
+@cache
+def couplings() -> frozenset[tuple[int, int, int]]:
+    """Couplings with straight-line code: l1, l2, bit mask of target degrees."""
+    return frozenset(tuple(k) for k in load().couplings())
 
 
 def available() -> bool | str:
     """Whether the engine can be used here: True, or the reason as one line."""
     try:
-        load()
+        instruction_set()
     except ModuleNotFoundError:
         return "its compiled part is missing: install a C++17 compiler (such as g++), then grace-native again"
     except (ImportError, UsageError) as error:

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 collect_ignore_glob: list[str] = []
-if find_spec("grace_native") is None or find_spec("grace_native._cpu") is None:
+if find_spec("grace_native") is None or find_spec("grace_native._native") is None:
     collect_ignore_glob.append("test_*.py")
 
 

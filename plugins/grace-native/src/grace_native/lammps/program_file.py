@@ -71,7 +71,7 @@ def write_program(
         The model cannot be read, or holds a node type the engine cannot evaluate.
     """
     from grace_native.engine import PRECISIONS
-    from grace_native.library import load
+    from grace_native.library import couplings
     from grace_native.lowering import Lowering
     from gracecli.model.modelfile import Model
     from gracecli.registry.resolve import read_model, resolve_model
@@ -82,8 +82,7 @@ def write_program(
     if not isinstance(model, Model):
         model = read_model(resolve_model(model))
     indices = _indices(model.elements, elements)
-    kernels = frozenset(tuple(k) for k in load().product_kernels())
-    code, data = Lowering(model, indices, kernels, precision, False).build().encode()
+    code, data = Lowering(model, indices, couplings(), precision, False).build().encode()
     matrix = model.pair_cutoffs()
     cutoffs = np.full((len(indices),) * 2, model.cutoff) if matrix is None else matrix[np.ix_(indices, indices)]
     header = {

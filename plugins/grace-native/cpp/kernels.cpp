@@ -1,9 +1,9 @@
-// The kernels for LAMMPS, compiled once per instruction set.
+// One library of kernels, compiled once per instruction set.
 #include "kernels.hpp"
 
 #include <memory>
 
-#include "../evaluator.hpp"
+#include "evaluator.hpp"
 
 namespace grace {
 namespace {
@@ -12,6 +12,7 @@ template <class Real> class Host final : public Kernels {
  public:
   Host(const int64_t *code, size_t size, const double *data, size_t data_size)
       : model_(code, size, data, data_size), evaluator_(model_) {}
+  int elements() const override { return model_.elements; }
   int phases() const override { return evaluator_.phases(); }
   int message_numbers(int p) const override {
     size_t bytes = 0;
@@ -56,6 +57,12 @@ template <class Real> class Host final : public Kernels {
     }, atoms);
   }
   double bytes() const override { return double(evaluator_.bytes()); }
+  int radial_tables() const override { return int(model_.radials.size()); }
+  int radial_functions(int table) const override { return model_.radials.at(table).functions; }
+  void set_radial(int table, const double *values, const double *slopes) override {
+    auto &radial = model_.radials.at(table);
+    radial.values = values, radial.slopes = slopes;
+  }
 
  private:
   static Outputs outputs(const Sums &s) { return {s.energies, s.forces, s.virials, s.bond_gradients}; }
@@ -87,4 +94,12 @@ extern "C" __attribute__((visibility("default"))) grace::Kernels *grace_kernels(
   if (version != grace::kKernelsVersion) throw std::runtime_error("pair style and kernels are of different versions");
   if (single) return new grace::Host<float>(code, size, data, data_size);
   return new grace::Host<double>(code, size, data, data_size);
+}
+
+extern "C" __attribute__((visibility("default"))) int grace_couplings(int *triples, int capacity) {
+  int count = 0;
+  const auto *table = grace::product_kernels<double>(count);
+  for (int i = 0; i < count && i < capacity; ++i)
+    triples[3 * i] = table[i].l1, triples[3 * i + 1] = table[i].l2, triples[3 * i + 2] = table[i].mask;
+  return count;
 }

@@ -1,5 +1,5 @@
-// What the LAMMPS pair style sees of the kernels. The pair style is compiled on the user's machine against the headers of
-// their LAMMPS; the kernels come with the package, one library per instruction set, and are opened at run time.
+// What the hosts of the kernels (the Python module, the LAMMPS pair style) see of them. The kernels are one library per
+// instruction set, opened at run time; a host holds no code for a processor newer than the oldest.
 //
 // An atom here has the number the evaluator gives it: centres first, then everything that only passes messages on.
 #pragma once
@@ -9,7 +9,7 @@
 
 namespace grace {
 
-constexpr int kKernelsVersion = 1;  // of this interface
+constexpr int kKernelsVersion = 2;  // of this interface
 
 struct Bonds {                       // of all centres, CSR
   const int64_t *first = nullptr;    // [centres + 1]
@@ -28,6 +28,7 @@ struct Sums {
 class Kernels {
  public:
   virtual ~Kernels() = default;
+  virtual int elements() const = 0;
   virtual int phases() const = 0;
   // Numbers (of 8 bytes) per atom that leave phase p: messages forward, their gradients backward.
   virtual int message_numbers(int p) const = 0;
@@ -41,9 +42,24 @@ class Kernels {
   virtual void pack_gradients(int p, int count, const int *atoms, double *to) const = 0;
   virtual void add_gradients(int p, int count, const int *atoms, const double *from) = 0;
   virtual double bytes() const = 0;
+  // Radial functions of every bond from outside, [bonds][functions]; null: the tables again. The arrays must stay.
+  virtual int radial_tables() const = 0;
+  virtual int radial_functions(int table) const = 0;
+  virtual void set_radial(int table, const double *values, const double *slopes) = 0;
+
+  // All of it, for a host that has no other ranks to talk to.
+  void evaluate(int atoms, const Bonds &bonds, int threads, size_t keep_bytes, const Sums &sums) {
+    begin(atoms, atoms, bonds, threads, keep_bytes);
+    for (int p = 0; p + 1 < phases(); ++p) forward(p);
+    turn(sums);
+    for (int p = phases() - 2; p >= 0; --p) backward(p, sums);
+    finish(sums);
+  }
 };
 
-// Symbol "grace_kernels" of every library: makes kernels for a program, throws std::exception.
+// Symbols of every library. "grace_kernels" makes kernels for a program, throws std::exception; "grace_couplings" tells which
+// couplings have straight-line code (l1, l2, bit mask of target degrees; up to `capacity` of them, returns their number).
 using KernelsFactory = Kernels *(*)(int version, bool single, const int64_t *code, size_t size, const double *data, size_t data_size);
+using CouplingsFunction = int (*)(int *triples, int capacity);
 
 }  // namespace grace

@@ -329,7 +329,7 @@ def test_what_a_build_lacks_is_one_line(
     elif missing == "compiler":
         monkeypatch.setenv("CXX", "no-such-compiler")
     else:
-        monkeypatch.setattr(building, "_kernels", list)
+        monkeypatch.setattr("grace_native.library.kernel_files", list)
     with pytest.raises(PluginError, match=expected) as caught:
         building.build()
     assert "\n" not in str(caught.value)

@@ -1,8 +1,8 @@
 r"""Imaginary modes: where they are, how large, whether they are more than interpolation, and a walk along the worst.
 
 A frequency below minus the tolerance is imaginary (negative by convention). At *commensurate* wave vectors the
-supercell determines the dynamical matrix exactly; anywhere else it is interpolated, and a shallow dip next to Gamma is usually a
-supercell that is too small. The verdict therefore distinguishes
+supercell determines the dynamical matrix exactly; anywhere else it is interpolated, and a shallow dip next to Gamma is
+usually a supercell that is too small. The verdict therefore distinguishes
 
 * ``stable``: no imaginary mode;
 * ``interpolated``: imaginary modes, but none at a commensurate wave vector;

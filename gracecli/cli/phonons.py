@@ -16,8 +16,6 @@ from gracecli.cli.options import (
     verbosity_options,
 )
 
-SCHEMA, SCHEMA_VERSION = "gracecli/phonons", 1
-
 
 @click.command(short_help="Phonons of crystals.")
 @click.argument("structures", nargs=-1, required=True, metavar="STRUCTURE...")
@@ -93,12 +91,12 @@ def command(
     Exit codes: 0 done; 3 the structure did not relax; 4 bad input; 5 some of many failed; 9 imaginary modes at wave
     vectors of the supercell, with --strict.
     """
-    from gracecli.cli.phonons_job import Job
+    from gracecli.cli.phonons_job import PhononJob
     from gracecli.cli.relax import _calculator
     from gracecli.cli.relax_job import terminable
     from gracecli.run.phonons import PhononSettings
 
-    job = Job(as_json=as_json, quasiharmonic=qha, follow=follow_imaginary, strict=strict)
+    job = PhononJob(as_json=as_json, quasiharmonic=qha, follow=follow_imaginary, strict=strict)
     PhononSettings(supercell=supercell or None, fmax=fmax or 1e-5, **options)  # checked before anything is read
     job.read(structures)
     job.plan(output, force)

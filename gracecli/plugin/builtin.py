@@ -10,6 +10,7 @@ from gracecli.plugin.specs import CommandSpec, EngineSpec, ExporterSpec, LossSpe
 _COMMANDS = {
     # name: (section, help)
     "relax": ("Structures", "Relax structures to the nearest energy minimum."),
+    "elastic": ("Structures", "Elastic constants of crystals, moduli, Born stability."),
     "phonons": ("Structures", "Phonons of crystals: bands, thermal properties, stability."),
     "fit": ("Training", "Train a model on your data."),
     "store": ("Data", "Keep structures, labels and results in one file."),

@@ -1,0 +1,67 @@
+"""The work of ``grace elastic``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gracecli.cli.folder_job import Bar, Entry, FolderJob
+from gracecli.cli.output import json_text
+from gracecli.errors import GraceError, PhysicsError
+
+if TYPE_CHECKING:
+    from gracecli.engine.calculator import GraceCalculator
+    from gracecli.run.elastic import ElasticSettings
+
+
+@dataclass
+class ElasticJob(FolderJob):
+    """Elastic constants of all structures of one call."""
+
+    kind: str = "elastic"
+    as_json: bool = False
+    settings: ElasticSettings | None = None
+    strict: bool = False
+
+    def compute(self, entry: Entry, calculator: GraceCalculator) -> dict[str, Any]:
+        """One crystal."""
+        from gracecli.files import write_folder_atomically
+        from gracecli.run.elastic import elastic
+        from gracecli.run.elastic_files import elastic_document, write_files
+
+        assert entry.structure is not None
+        assert entry.folder is not None
+        with Bar(f"{Path(entry.name).name}: strained cells") as bar:
+            result = elastic(entry.structure.atoms, calculator, self.settings, progress=bar)
+        document = {"name": entry.name, **elastic_document(result), "folder": str(entry.folder)}
+        text = json_text(self.schema, self.version, document, self.units())
+        write_folder_atomically(
+            entry.folder, lambda folder: write_files(folder, result, text), replace=entry.folder.exists()
+        )
+        return document
+
+    def verdict(self, document: dict[str, Any]) -> GraceError | None:
+        """Born instability under ``--strict``."""
+        if self.strict and not document["stable"]:
+            return PhysicsError("elastically unstable (Born)", "the card names the soft strain")
+        return None
+
+    def card(self, document: dict[str, Any]) -> str:
+        """One crystal at length."""
+        from gracecli.cli.elastic_tables import elastic_card
+
+        return elastic_card(document)
+
+    def summary(self, documents: Sequence[dict[str, Any]]) -> str:
+        """A row each."""
+        from gracecli.cli.elastic_tables import elastic_summary
+
+        return elastic_summary(documents)
+
+    def units(self) -> dict[str, str]:
+        """Units of the documents."""
+        from gracecli.run.elastic_files import UNITS
+
+        return UNITS

@@ -1,0 +1,52 @@
+"""``grace elastic`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ase.build import bulk
+from click.testing import CliRunner
+
+from gracecli.cli.main import main
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bulk("Cu", "fcc", a=3.63).write("Cu.poscar", format="vasp")
+    bulk("Mo", "fcc", a=4.0).write("Mo-fcc.poscar", format="vasp")
+
+    def call(*arguments):
+        return CliRunner().invoke(main, ["elastic", *map(str, arguments)])
+
+    return call
+
+
+def test_card_files_and_refusal_to_overwrite(run, tmp_path):
+    done = run("Cu.poscar")
+    assert done.exit_code == 0, done.output
+    for text in ("GPa", "Born stability", "Voigt", "Debye temperature", "K"):
+        assert text in done.stdout
+    assert {p.name for p in (tmp_path / "Cu.elastic").iterdir()} == {"elastic.json", "young.png", "reference.poscar"}
+    assert (tmp_path / "Cu.elastic/young.png").read_bytes().startswith(b"\x89PNG")
+    assert run("Cu.poscar").exit_code == 4
+    assert run("Cu.poscar", "--force", "--clamped").exit_code == 0
+
+
+def test_json_of_several_and_strict(run):
+    done = run("Cu.poscar", "Mo-fcc.poscar", "absent.cif", "--json", "--strict", "--method", "stress")
+    assert done.exit_code == 5, done.output
+    good, unstable, absent = json.loads(done.stdout)["results"]
+    assert good["stable"]
+    assert not unstable["stable"]
+    assert good["independent_constants"] == 3
+    assert good["energy_based"] is None
+    assert good["compliance"][3][3] == pytest.approx(1000 / good["tensor"][3][3])
+    assert "no such file" in absent["error"]["message"]
+
+
+def test_bad_options_are_one_line(run):
+    assert run("Cu.poscar", "--strain", "0.2").exit_code == 2
+    assert run("Cu.poscar", "--method", "guess").exit_code == 2
+    assert run("Mo-fcc.poscar", "--strict").exit_code == 9

@@ -52,6 +52,8 @@ from gracecli.cli.options import (
     help="Born charges and dielectric constant (phonopy's BORN file) for the splitting of optical modes.",
 )
 @click.option("--qha", is_flag=True, help="Quasi-harmonic: nine volumes, thermal expansion, B(T), Cp(T).")
+@click.option("--kappa", is_flag=True, help="Lattice thermal conductivity (needs the extra gracecli[kappa]; minutes).")
+@click.option("--isotopes", is_flag=True, help="With --kappa: scattering by natural isotopes too.")
 @click.option(
     "--follow-imaginary",
     type=click.IntRange(min=0),
@@ -74,6 +76,8 @@ def command(
     supercell: tuple[int, int, int] | None,
     fmax: float | None,
     qha: bool,
+    kappa: bool,
+    isotopes: bool,
     follow_imaginary: int,
     strict: bool,
     output: Path | None,
@@ -94,9 +98,18 @@ def command(
     from gracecli.cli.phonons_job import PhononJob
     from gracecli.cli.relax import _calculator
     from gracecli.cli.relax_job import terminable
+    from gracecli.run.conductivity import ConductivitySettings, require_phono3py
     from gracecli.run.phonons import PhononSettings
 
-    job = PhononJob(as_json=as_json, quasiharmonic=qha, follow=follow_imaginary, strict=strict)
+    if kappa:
+        require_phono3py()
+    job = PhononJob(
+        as_json=as_json,
+        quasiharmonic=qha,
+        conductivity=ConductivitySettings(isotopes=isotopes) if kappa else None,
+        follow=follow_imaginary,
+        strict=strict,
+    )
     PhononSettings(supercell=supercell or None, fmax=fmax or 1e-5, **options)  # checked before anything is read
     job.read(structures)
     job.plan(output, force)

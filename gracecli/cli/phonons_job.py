@@ -13,6 +13,7 @@ from gracecli.errors import GraceError, PhysicsError
 
 if TYPE_CHECKING:
     from gracecli.engine.calculator import GraceCalculator
+    from gracecli.run.conductivity import ConductivitySettings
     from gracecli.run.phonons import PhononSettings
 
 
@@ -24,6 +25,7 @@ class PhononJob(FolderJob):
     as_json: bool = False
     settings: PhononSettings | None = None
     quasiharmonic: bool = False
+    conductivity: ConductivitySettings | None = None
     follow: int = 0
     strict: bool = False
 
@@ -45,10 +47,20 @@ class PhononJob(FolderJob):
             with Bar(f"{name}: supercells of nine volumes") as bar:
                 settings = with_same_supercell(self.settings, result.phonon)
                 expansion = quasiharmonic(result.atoms, calculator, settings, progress=bar)
-        document = {"name": entry.name, **phonon_document(result, expansion), "folder": str(entry.folder)}
+        transport = None
+        if self.conductivity is not None:
+            from gracecli.run.conductivity import conductivity
+
+            with Bar(f"{name}: supercells of the thermal conductivity") as bar:
+                transport = conductivity(result.atoms, calculator, self.settings, self.conductivity, progress=bar)
+        document = {
+            "name": entry.name, **phonon_document(result, expansion, transport), "folder": str(entry.folder)
+        }  # fmt: skip
         text = json_text(self.schema, self.version, document, self.units())
         write_folder_atomically(
-            entry.folder, lambda folder: write_files(folder, result, text, expansion), replace=entry.folder.exists()
+            entry.folder,
+            lambda folder: write_files(folder, result, text, expansion, transport),
+            replace=entry.folder.exists(),
         )
         return document
 

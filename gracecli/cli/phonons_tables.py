@@ -48,6 +48,9 @@ def phonon_card(result: Document) -> str:
     expansion = result.get("quasiharmonic")
     if expansion is not None:
         rows += _expansion_rows(expansion)
+    transport = result.get("thermal_conductivity")
+    if transport is not None:
+        rows += _conductivity_rows(transport)
     checks: list[tuple[str, Any]] = [
         ("residual force", f"{result['residual_force']:.1e} eV/Å in the undisplaced supercell, subtracted"),
         ("acoustic sum rule", f"violated by {result['sum_rule']:.1e} of the largest force constant, then imposed"),
@@ -105,6 +108,17 @@ def _expansion_rows(expansion: Document) -> list[tuple[str, Any]]:
     if expansion["left_out"]:
         rows.append(("volumes left out", ", ".join(f"{100 * s:+.0f} %" for s in expansion["left_out"]) + " (unstable)"))
     return rows
+
+
+def _conductivity_rows(transport: Document) -> list[tuple[str, Any]]:
+    index = min(range(len(transport["temperatures"])), key=lambda i: abs(transport["temperatures"][i] - 300.0))
+    kappa = transport["kappa"][index][:3]
+    text = f"{transport['average'][index]:.2f} W/m/K"
+    if max(kappa) - min(kappa) > 0.01 * max(kappa):
+        text += f" (xx {kappa[0]:.2f}, yy {kappa[1]:.2f}, zz {kappa[2]:.2f})"
+    mesh = " x ".join(map(str, transport["mesh"]))
+    how = f"relaxation-time approximation, mesh {mesh}, {transport['supercells']} supercells"
+    return [(f"conductivity, {transport['temperatures'][index]:.0f} K", f"{text}; {how}")]
 
 
 def _followed(step: Document) -> str:

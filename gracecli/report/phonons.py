@@ -11,6 +11,7 @@ from gracecli.files import write_atomically
 from gracecli.run.phonon_files import plain_label
 
 if TYPE_CHECKING:
+    from gracecli.run.conductivity import Conductivity
     from gracecli.run.phonons import PhononResult
     from gracecli.run.quasiharmonic import QuasiHarmonic
 
@@ -98,6 +99,21 @@ def plot_expansion(expansion: QuasiHarmonic, path: Path) -> None:
         axis.plot(t, values, color="C0")
         axis.set(xlabel="temperature (K)", ylabel=name)
         axis.set_xlim(0, t[-1])
+    _save(figure, path)
+
+
+def plot_conductivity(transport: Conductivity, path: Path) -> None:
+    """Thermal conductivity along the axes against temperature, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for column, name in enumerate(("xx", "yy", "zz")):
+        axis.loglog(transport.temperatures, transport.kappa[:, column], marker="o", ms=4, label=name)
+    axis.set(xlabel="temperature (K)", ylabel="lattice thermal conductivity (W/m/K)")
+    axis.set_title(f"relaxation-time approximation, mesh {' x '.join(map(str, transport.mesh))}", fontsize=10)
+    axis.grid(True, which="both", color="0.9", linewidth=0.6)
+    axis.legend(frameon=False)
     _save(figure, path)
 
 

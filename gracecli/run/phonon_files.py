@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from gracecli.run.conductivity import Conductivity
     from gracecli.run.phonons import PhononResult
     from gracecli.run.quasiharmonic import QuasiHarmonic
 
@@ -31,11 +32,15 @@ UNITS = {
     "thermal_expansion": "1/K (of the volume)",
     "bulk_modulus": "GPa",
     "heat_capacity_p": "J/K/mol of atoms",
+    "kappa": "W/m/K (xx yy zz yz xz xy)",
+    "average": "W/m/K (mean of the diagonal)",
     "wall_time": "s",
 }
 
 
-def phonon_document(result: PhononResult, expansion: QuasiHarmonic | None = None) -> dict[str, Any]:
+def phonon_document(
+    result: PhononResult, expansion: QuasiHarmonic | None = None, transport: Conductivity | None = None
+) -> dict[str, Any]:
     """Everything of a run that fits in JSON."""
     phonon = result.phonon
     mesh: Any = phonon.mesh
@@ -72,6 +77,7 @@ def phonon_document(result: PhononResult, expansion: QuasiHarmonic | None = None
         },
         "zero_point_energy": float(np.asarray(thermal.free_energy)[0]),
         "quasiharmonic": None if expansion is None else expansion.to_dict(),
+        "thermal_conductivity": None if transport is None else transport.to_dict(),
         "followed": result.followed,
         "warnings": result.warnings,
         "wall_time": result.wall_time,
@@ -103,7 +109,13 @@ def plain_label(label: str) -> str:
     return text.replace("\\Delta", "Δ").replace("\\Lambda", "Λ").replace("{", "").replace("}", "").replace("\\", "")
 
 
-def write_files(folder: Path, result: PhononResult, text: str, expansion: QuasiHarmonic | None = None) -> None:
+def write_files(
+    folder: Path,
+    result: PhononResult,
+    text: str,
+    expansion: QuasiHarmonic | None = None,
+    transport: Conductivity | None = None,
+) -> None:
     """Fill an empty folder.
 
     Parameters
@@ -113,8 +125,9 @@ def write_files(folder: Path, result: PhononResult, text: str, expansion: QuasiH
     text : str
         The JSON document.
     expansion : QuasiHarmonic, optional
+    transport : Conductivity, optional
     """
-    from gracecli.report.phonons import plot_bands, plot_dos, plot_expansion, plot_thermal
+    from gracecli.report.phonons import plot_bands, plot_conductivity, plot_dos, plot_expansion, plot_thermal
     from gracecli.run.outputs import Target, write_structures
 
     phonon = result.phonon
@@ -131,4 +144,6 @@ def write_files(folder: Path, result: PhononResult, text: str, expansion: QuasiH
     plot_thermal(result, folder / "thermal.png")
     if expansion is not None:
         plot_expansion(expansion, folder / "expansion.png")
+    if transport is not None:
+        plot_conductivity(transport, folder / "kappa.png")
     (folder / "phonons.json").write_text(text + "\n", encoding="utf-8")

@@ -232,3 +232,37 @@ def test_quasiharmonic_copper_expands_as_copper_does(calculator):
     assert expansion.bulk_modulus[at] < expansion.bulk_modulus[1]
     thermal = result.phonon.thermal_properties
     assert expansion.heat_capacity_p[at] > thermal.heat_capacity[int(np.argmin(abs(thermal.temperatures - 300)))]
+
+
+@pytest.mark.slow
+def test_thermal_conductivity_of_silicon(calculator):
+    """Cubic: one number; 1/T at high temperature; equal to a phono3py script to the mesh; isotopes lower it."""
+    pytest.importorskip("phono3py", reason="the extra kappa is not installed")
+    from gracecli.run.conductivity import ConductivitySettings, conductivity
+    from gracecli.run.phonons import relaxed
+
+    reference, _ = relaxed(bulk("Si", "diamond", a=5.45), calculator, PhononSettings())
+    settings = ConductivitySettings(mesh=25.0, temperatures=(300.0, 600.0, 1200.0))
+    plain = conductivity(reference, calculator, PhononSettings(min_length=10.0), settings)
+    np.testing.assert_allclose(plain.kappa[:, 0], plain.kappa[:, 2], rtol=1e-3)
+    assert np.abs(plain.kappa[:, 3:]).max() < 1e-3 * plain.kappa[0, 0]
+    assert plain.average[1] / plain.average[2] == pytest.approx(2.0, rel=0.05)
+    assert 30 < plain.average[0] < 200  # PBE and experiment: 130 to 150
+    isotopes = ConductivitySettings(mesh=25.0, temperatures=(300.0,), isotopes=True)
+    assert conductivity(reference, calculator, PhononSettings(min_length=10.0), isotopes).average[0] < plain.average[0]
+
+
+def test_relative_error_of_conductivities():
+    from gracecli.run.conductivity import symmetric_relative_error
+
+    assert symmetric_relative_error(3.0, 1.0) == symmetric_relative_error(1.0, 3.0) == 1.0
+    assert symmetric_relative_error(-1.0, 3.0) == 2.0
+
+
+def test_missing_phono3py_names_the_extra(monkeypatch):
+    from gracecli.errors import PluginError
+    from gracecli.run import conductivity
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PluginError, match=r"gracecli\[kappa\]"):
+        conductivity.require_phono3py()

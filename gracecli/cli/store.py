@@ -9,6 +9,7 @@ import click
 
 from gracecli.cli.options import force_option, json_option, verbosity_options
 from gracecli.cli.output import Column, emit_json, format_pairs, format_table, progress, warn
+from gracecli.cli.store_rewrite import compact, dedup, merge, split
 from gracecli.errors import InputError, StoreError
 
 UNITS = {
@@ -50,31 +51,54 @@ def command() -> None:
 def add(store: Path, files: tuple[Path, ...], set_name: str, method: str, wait: float, as_json: bool) -> None:
     """Add labelled structures: POSCAR, CIF, extxyz, vasprun.xml, OUTCAR, ASE db or trajectory, ...
 
-    Every frame is added. Energies are force-consistent where the file has them; forces of fixed atoms stay as they
+    Every frame is added, unless the store has its geometry with labels of the same method: adding a file twice adds
+    nothing the second time. Energies are force-consistent where the file has them; forces of fixed atoms stay as they
     were calculated; stresses become tensile-positive eV/Å^3. STORE is made if it does not exist.
     """
+    from gracecli.files import file_sha256
+    from gracecli.store.add import add_groups
     from gracecli.store.formats import read_file
+    from gracecli.store.runs import Run
     from gracecli.store.store import Store
 
-    readings = [(file, read_file(file, method)) for file in progress(files, description="reading")]
-    rows = []
+    readings = [read_file(file, method) for file in progress(files, description="reading")]
+    run = Run.now(files={str(file): file_sha256(file) for file in files})
     with Store(store, "a", wait=wait) as target:
-        for file, reading in readings:
-            added = target.append(reading.entries, set_name=set_name)
-            rows.append((str(file), reading.format, len(added), added.start, added.stop - 1))
-            for text in reading.notes:
-                warn(f"{file}: {text}")
+        added = add_groups(target, [reading.entries for reading in readings], run, set_name)
         total = len(target)
+    for file, reading, found in zip(files, readings, added, strict=True):
+        for text in reading.notes:
+            warn(f"{file}: {text}")
+        if found.contradictions:
+            warn(
+                f"{file}: {len(found.contradictions)} structures are there with another energy (such as id "
+                f"{found.contradictions[0]}) and were left out; --method tells two methods apart"
+            )
+    rows = [
+        (str(file), reading.format, len(reading.entries), len(found.new), len(found.known), *_ends(found.new))
+        for file, reading, found in zip(files, readings, added, strict=True)
+    ]
     if as_json:
-        names = ("file", "format", "structures", "first", "last")
-        files_added = [dict(zip(names, row, strict=True)) for row in rows]
-        emit_json("gracecli.store.add", 1, {"store": store, "files": files_added, "structures": total}, {})
+        names = ("file", "format", "structures", "new", "known", "first", "last")
+        listed = [
+            {**dict(zip(names, row, strict=True)), "notes": reading.notes}
+            for row, reading in zip(rows, readings, strict=True)
+        ]
+        emit_json("gracecli.store.add", 2, {"store": store, "files": listed, "structures": total}, {})
         return
-    click.echo(format_table(["file", "format", "structures", "first id", "last id"], rows))
+    click.echo(format_table(["file", "format", "structures", "new", "known", "first id", "last id"], rows))
     click.echo(f"\n{store}: {total:,} structures" + (f"; added to set {set_name}" if set_name else ""))
+    click.echo(f"stored in {STORED}")
 
 
-def _split(argument: str) -> tuple[Path, str]:
+STORED = "eV (force-consistent), eV/Å, eV/Å³ (stress tensile-positive, xx yy zz yz xz xy), Å"
+
+
+def _ends(numbers: tuple[int, ...]) -> tuple[int | None, int | None]:
+    return (numbers[0], numbers[-1]) if numbers else (None, None)
+
+
+def split_argument(argument: str) -> tuple[Path, str]:
     """Store and query of ``STORE:QUERY``."""
     if Path(argument).exists():
         return Path(argument), ""
@@ -189,7 +213,7 @@ def export(source: str, output: Path, format_name: str | None, force: bool) -> N
     from gracecli.store.exporters import export as write
     from gracecli.store.store import Store
 
-    path, expression = _split(source)
+    path, expression = split_argument(source)
     with Store(path) as opened:
         found = [int(number) for number in opened.query(expression)]
         name = write(opened, found, output, format_name, force)
@@ -224,12 +248,15 @@ def check(store: Path, as_json: bool) -> None:
         raise InputError(f"{store}: no such store")
     report = examine(store)
     if as_json:
-        emit_json("gracecli.store.check", 1, {"store": store, **vars(report)}, {})
+        emit_json("gracecli.store.check", 2, {"store": store, **vars(report)}, {})
     else:
-        click.echo(f"{store}: {report.structures:,} structures in {report.commits:,} commits")
+        click.echo(
+            f"{store}: {report.structures:,} structures, {report.results:,} results in {report.commits:,} commits"
+        )
         for text in report.notes:
             click.echo(f"  note: {text}")
-        click.echo("  every committed structure is intact" if not report.problems else "")
+        if not report.problems:
+            click.echo("  every committed structure and result is intact")
     if report.problems:
         raise StoreError(f"{store}: {'; '.join(report.problems)}", f"grace store repair {store}")
 
@@ -263,3 +290,7 @@ def why(store: Path, name: str, as_json: bool) -> None:
         emit_json("gracecli.store.why", 1, {"store": store, "id": name, **lineage.to_dict()}, UNITS)
     else:
         click.echo(tree(lineage))
+
+
+for _command in (split, merge, dedup, compact):
+    command.add_command(_command)

@@ -34,7 +34,7 @@ from gracecli.errors import InputError, StoreError
 from gracecli.store.entry import Entry, decode, dump, encode, geometry_uid, label_hash
 from gracecli.store.runs import END, START, Run, event_batch
 from gracecli.store.schema import NO_ROW
-from gracecli.store.writer import Batch, structure_batch
+from gracecli.store.writer import Batch, forces_type, structure_batch
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -305,7 +305,7 @@ def _batch(
         final = NO_ROW if outcome.output is None else structures.output(outcome)
         rows.append((outcome, parent, final, outcome.calculation.key(entry)))
     if structures.new:
-        batch |= structure_batch(structures.new, run_number, 0)
+        batch |= structure_batch(structures.new, run_number, 0, forces_type(store._handle))
     if rows:
         batch |= result_batch(rows, run, run_number)
     first = store.commit.counts["result"]

@@ -18,7 +18,7 @@ from gracecli.store.commits import Commit
 from gracecli.store.entry import Entry, decode
 from gracecli.store.handle import open_handle
 from gracecli.store.schema import COLUMNS, COMMITS, Present
-from gracecli.store.writer import Batch, Writer, structure_batch
+from gracecli.store.writer import Batch, Writer, forces_type, structure_batch
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -153,7 +153,7 @@ class Store:
         reader = self._columns[path]
         if stop is None:
             stop = self.commit.counts[reader.column.axis] + reader.column.ends
-        return reader.read(start, stop, self.commit.number)
+        return reader.read(start, stop, self.commit)
 
     def entry(self, index: int) -> Entry:
         """Everything about one structure."""
@@ -267,7 +267,7 @@ class Store:
         with self.writer() as writer:
             code, names = self._set_code(writer, set_name)
             for start in range(0, len(entries), BATCH):
-                batch = structure_batch(entries[start : start + BATCH], run, code)
+                batch = structure_batch(entries[start : start + BATCH], run, code, forces_type(self._handle))
                 if first < 0:
                     first = writer.commit.counts["structure"]
                     batch.update(names)

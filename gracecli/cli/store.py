@@ -118,19 +118,20 @@ def ls(store: Path, as_json: bool) -> None:
     with Store(store) as opened:
         document = summary(opened)
     if as_json:
-        emit_json("gracecli.store.ls", 1, document, UNITS)
+        emit_json("gracecli.store.ls", 2, document, UNITS)
         return
     low, high = document["energy_per_atom"]
     sets = ", ".join(f"{name} ({count:,})" for name, count in document["sets"].items()) or "-"
     labels = ", ".join(f"{name} {count:,}" for name, count in document["labels"].items() if count) or "none"
     pairs: list[tuple[str, Any]] = [
-        ("store", f"{store} ({document['size'] / 1e6:.2f} MB, {document['state']}, schema {document['schema']})"),
+        ("store", f"{store} ({document['size'] / 1e6:.2f} MB, {document['state']}, schema {document['file_version']})"),
         ("structures", f"{document['structures']:,} in {document['commits']:,} commits"),
         ("atoms", f"{document['atoms']:,}"),
         ("elements", " ".join(document["elements"]) or "-"),
         ("labels", labels),
         ("energy per atom", "-" if low is None else f"{low:.4f} to {high:.4f} eV/atom"),
         ("sets", sets),
+        ("results", ", ".join(f"{kind} {count:,}" for kind, count in document["results"].items()) or "-"),
         ("last commit", document["last_commit"] or "-"),
     ]
     click.echo(format_pairs(pairs))

@@ -91,7 +91,7 @@ def merge(store: Path, sources: tuple[Path, ...], wait: float, as_json: bool) ->
             {"store": store, "sources": [dict(zip(names, row, strict=True)) for row in rows]}, {},
         )  # fmt: skip
         return
-    heads = ["source", "structures", "added", "results", "added"]
+    heads = ["source", "structures", "new", "results", "new"]
     heads += ["groups of plugins"] if any(row[-1] for row in rows) else []
     click.echo(format_table(heads, [row[: len(heads)] for row in rows]))
     click.echo(f"\n{store}: {sum(m.added for m in done):,} structures added")

@@ -17,9 +17,10 @@ def tree(top: Node | Step) -> str:
     lines: list[str] = []
     step = top if isinstance(top, Step) else None
     node = top if isinstance(top, Node) else None
-    depth = 0
+    depth, run = 0, b""
     while step is not None or node is not None:
-        head, details = _step(step) if step is not None else _node(node)
+        head, details = _step(step) if step is not None else _node(node, run)
+        run = step.run.uid if step is not None and step.run is not None else run
         indent = "   " * depth
         lines.append(f"{'   ' * (depth - 1)}{'└─ ' if depth else ''}{head}")
         rail = "│  " if (step is not None or (node is not None and node.made_by)) else "   "
@@ -30,14 +31,14 @@ def tree(top: Node | Step) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _node(node: Node | None) -> tuple[str, list[tuple[str, str]]]:
+def _node(node: Node | None, shown: bytes) -> tuple[str, list[tuple[str, str]]]:
     assert node is not None
     energy = "" if node.energy is None else f", {node.energy:.6f} eV"
     details = []
     if node.made_by is None:
         details = [("from", node.source or "not said")]
         details += [("labels", node.method)] if node.method else []
-        details += _run(node.run)
+        details += [] if node.run is not None and node.run.uid == shown else _run(node.run)
     return f"structure {node.structure}: {node.formula}, {node.natoms} atoms{energy}", details
 
 

@@ -134,6 +134,7 @@ def tolerant(path: Path) -> Iterator[Store]:
     store.path, store.mode, store.wait, store.durable = path, "r", 0.0, False
     store._handle = open_handle(path, swmr=False)
     store._columns = readers(store._handle)
+    store._quick, store._ends = [], ()
     store._indices = {}
     try:
         rows = store._handle.dataset(COMMITS)[:]

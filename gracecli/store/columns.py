@@ -15,6 +15,7 @@ A mapped file may not be shortened under its readers: sealed stores are never wr
 from __future__ import annotations
 
 import os
+import sys
 import time
 import zlib
 from typing import Any
@@ -56,7 +57,8 @@ class ColumnReader:
         self._verified: dict[int, int] = {}  # chunk -> rows of it whose checksum was compared
         self._address: dict[int, int | None] = {}
         self._flat: Array | None = None  # the whole column, mapped
-        self._unchecked: Array | None = None  # of a mapped column: blocks whose checksum was not compared yet
+        self._todo: bytearray | None = None  # of a mapped column: 1 for blocks whose checksum was not compared yet
+        self._left = 0  # how many those are
 
     def refresh(self, commit: Commit) -> None:
         """Take a new commit in."""
@@ -83,7 +85,7 @@ class ColumnReader:
         whole = memoryview(self.handle.map())[offset : offset + self._rows * self._bytes]
         self._flat = np.frombuffer(whole, self._type).reshape(-1, *self.column.shape)
         sums = self.handle.dataset(f"{SEAL}/{self.column.path}")[:]
-        self._unchecked = np.ones(len(sums), bool)
+        self._todo, self._left = bytearray(b"\1" * len(sums)), len(sums)
         self._bytes_of, self._sums = whole, sums
 
     def read(self, start: int, stop: int, commit: Commit) -> Array:
@@ -93,8 +95,11 @@ class ColumnReader:
         if stop > self._rows or stop <= start:
             return self._beyond(start, stop, commit)
         if self._flat is not None:
-            if self._unchecked is not None:
-                self._check(start, stop)
+            todo = self._todo
+            if todo is not None:
+                first, last = start * self._bytes // SEAL_BLOCK, (stop * self._bytes - 1) // SEAL_BLOCK
+                if todo.find(1, first, last + 1) >= 0:
+                    self._check(todo, first, last)
             return self._flat[start:stop]
         first = start // self._chunk
         origin = first * self._chunk
@@ -112,6 +117,29 @@ class ColumnReader:
         ]
         return np.concatenate(pieces)
 
+    def mapped(self, commit: Commit) -> bool:
+        """Whether the column is mapped and whole, so that :meth:`piece` and :meth:`verified` may be used."""
+        if self._generation != commit.number:
+            self.refresh(commit)
+        return self._flat is not None and len(self._flat) == commit.counts[self.column.axis] + self.column.ends
+
+    def piece(self, start: int, stop: int) -> Array:
+        """Rows of a mapped column that are known to exist: :meth:`read` without its questions."""
+        todo = self._todo
+        if todo is not None:
+            first, last = start * self._bytes // SEAL_BLOCK, (stop * self._bytes - 1) // SEAL_BLOCK
+            if todo.find(1, first, last + 1) >= 0:
+                self._check(todo, first, last)
+        return self._flat[start:stop]  # type: ignore[index]
+
+    def verified(self) -> Any:
+        """All rows of a mapped column of numbers, compared with their checksums now; quick to index one by one."""
+        if self._todo is not None:
+            self._check(self._todo, 0, len(self._todo) - 1)
+        if sys.byteorder != "little":  # as files are
+            return self._flat
+        return self._bytes_of.cast({"u": "Q", "f": "d"}[self._type.kind])  # type: ignore[call-overload]
+
     def _beyond(self, start: int, stop: int, commit: Commit) -> Array:
         if stop <= start:
             return np.zeros((0, *self.column.shape), self._type)
@@ -120,25 +148,21 @@ class ColumnReader:
             return missing
         return np.concatenate([self.read(start, self._rows, commit), missing])
 
-    def _check(self, start: int, stop: int) -> None:
-        """Compare the checksums of the blocks of mapped rows that nobody has read before."""
-        assert self._unchecked is not None
-        first, last = start * self._bytes // SEAL_BLOCK, (stop * self._bytes - 1) // SEAL_BLOCK
-        if last - first < 2:
-            fresh = [block for block in range(first, last + 1) if self._unchecked[block]]
-        else:
-            fresh = (first + np.flatnonzero(self._unchecked[first : last + 1])).tolist()
-        for block in fresh:
-            found = zlib.crc32(self._bytes_of[block * SEAL_BLOCK : (block + 1) * SEAL_BLOCK])
-            if found != self._sums[block]:
+    def _check(self, todo: bytearray, first: int, last: int) -> None:
+        """Compare the checksums of the blocks ``first`` to ``last`` of a mapped column that nobody has read before."""
+        block = todo.find(1, first, last + 1)
+        while block >= 0:
+            if zlib.crc32(self._bytes_of[block * SEAL_BLOCK : (block + 1) * SEAL_BLOCK]) != self._sums[block]:
                 row = block * SEAL_BLOCK // self._bytes
                 raise StoreError(
                     f"{self.handle.path}: {self.column.path} is damaged near row {row}",
                     "`grace store repair` keeps the rest",
                 )
-            self._unchecked[block] = False
-        if last - first > 1000 and not self._unchecked.any():
-            self._unchecked = None
+            todo[block] = 0
+            self._left -= 1
+            block = todo.find(1, block + 1, last + 1)
+        if not self._left:
+            self._todo = None
 
     def _piece(self, chunk: int, start: int, stop: int) -> Array:
         """Rows of one chunk."""

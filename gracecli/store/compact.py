@@ -151,8 +151,9 @@ def _copy_all(old: Store, sink: Any) -> None:
 def seal(old: Store, path: Path, gzip: bool, attributes: dict[str, Any]) -> None:
     """Write a sealed copy of a store."""
     with h5py.File(path, "w", libver=schema.LIBVER, locking=False) as file:
+        schema.write_attributes(file, "sealed", attributes)  # first: at the beginning of the file, where is_store looks
+        file.flush()
         sealed = _Sealed(file, old, gzip)
-        schema.write_attributes(file, "sealed", attributes)
         _copy_all(old, sealed)
         sealed.finish(old.commit)
 

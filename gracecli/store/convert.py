@@ -106,7 +106,7 @@ def _fixed(atoms: Atoms) -> tuple[Any, list[dict[str, Any]]]:
 
 def to_atoms(entry: Entry) -> Atoms:
     """Structure with its labels attached."""
-    atoms = Atoms(entry.numbers, positions=entry.positions, cell=entry.cell, pbc=entry.pbc)
+    atoms = Atoms(numbers=entry.numbers, positions=entry.positions, cell=entry.cell, pbc=entry.pbc)
     for name, value in entry.arrays.items():
         atoms.arrays[name] = np.array(value)
     atoms.info = dict(entry.info)

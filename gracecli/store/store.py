@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 BATCH = 1000
+_QUICK = ("structure/offset", "atom/Z", "atom/R", "structure/cell", "structure/energy", "atom/F")
 
 
 class Store:
@@ -79,6 +80,8 @@ class Store:
             raise InputError(f"{self.path} is not a store", "stores are made by `grace store add`")
         self._handle = open_handle(self.path, swmr)
         self._columns = readers(self._handle)
+        self._quick = [self._columns[path] for path in _QUICK]
+        self._ends: tuple[Any, ...] | None = None  # ends and energies of a mapped store; () for others
         self._indices: dict[str, HashIndex] = {}
         self.commit = Commit()
         try:
@@ -178,15 +181,45 @@ class Store:
         return int(first), int(last)
 
     def arrays(self, index: int) -> tuple[Array, Array, Array, float, Array]:
-        """Atomic numbers, positions (Å), cell (Å), energy (eV), forces (eV/Å): the quick way for training."""
-        a, b = self.span(index)
+        """Atomic numbers, positions (Å), cell (Å), energy (eV), forces (eV/Å): the quick way for training.
+
+        The arrays are read-only views where the file is mapped; NaN stands where there is no energy or force.
+        """
+        commit = self.commit
+        offset, numbers, positions, cell, energy, forces = self._quick
+        if self._ends is None:
+            sealed = len(self) > 0 and all(column.mapped(commit) for column in self._quick)
+            self._ends = (offset.verified(), energy.verified()) if sealed else ()
+        if self._ends:  # mapped: nothing changes any more
+            ends, energies = self._ends
+            a, b = ends[index], ends[index + 1]
+            return (
+                numbers.piece(a, b),
+                positions.piece(a, b),
+                cell.piece(index, index + 1)[0],
+                energies[index],
+                forces.piece(a, b),
+            )
+        a, b = offset.read(index, index + 2, commit).tolist()
         return (
-            self.column("atom/Z", a, b),
-            self.column("atom/R", a, b),
-            self.column("structure/cell", index, index + 1)[0],
-            float(self.column("structure/energy", index, index + 1)[0]),
-            self.column("atom/F", a, b),
+            numbers.read(a, b, commit),
+            positions.read(a, b, commit),
+            cell.read(index, index + 1, commit)[0],
+            energy.read(index, index + 1, commit).item(),
+            forces.read(a, b, commit),
         )
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Array, Array, Array, float, Array]]:
+        """:meth:`arrays` of neighbouring structures, read at once: for epochs that shuffle inside of blocks."""
+        ends = self.column("structure/offset", start, stop + 1).astype(int)
+        first, last = int(ends[0]), int(ends[-1])
+        numbers, positions, forces = (self.column(path, first, last) for path in ("atom/Z", "atom/R", "atom/F"))
+        cells = self.column("structure/cell", start, stop)
+        energies = self.column("structure/energy", start, stop).tolist()
+        bounds = (ends - first).tolist()
+        for row, energy in enumerate(energies):
+            part = slice(bounds[row], bounds[row + 1])
+            yield numbers[part], positions[part], cells[row], energy, forces[part]
 
     def document(self, index: int) -> dict[str, Any]:
         """JSON of a structure, as stored."""

@@ -95,6 +95,23 @@ def test_compact_keeps_every_bit(tmp_path, options):
     assert_sound(path)
 
 
+def test_the_quick_ways_read_the_same(tmp_path):
+    path = fill(tmp_path / "s.h5", 0)
+    for options in (None, {}, {"gzip": True}):
+        if options is not None:
+            compact(path, **options)
+        with Store(path) as store:
+            for index, quick in enumerate(store.blocks(0, 46)):
+                entry = store.entry(index)
+                for found in (quick, store.arrays(index)):
+                    assert np.array_equal(found[0], entry.numbers)
+                    assert np.array_equal(found[1], entry.positions)
+                    assert np.array_equal(found[2], entry.cell)
+                    assert found[3] == entry.energy or (entry.energy is None and np.isnan(found[3]))
+                    forces = np.full((len(entry.numbers), 3), np.nan) if entry.forces is None else entry.forces
+                    assert np.array_equal(found[4], forces, equal_nan=True)
+
+
 def test_damage_in_a_sealed_store_is_never_served(tmp_path):
     path = fill(tmp_path / "s.h5", 0)
     compact(path)
@@ -111,6 +128,8 @@ def test_damage_in_a_sealed_store_is_never_served(tmp_path):
         row = next(i for i in report.bad)
         with pytest.raises(StoreError, match="atom/R is damaged"):
             store.entry(row)
+        with pytest.raises(StoreError, match="atom/R is damaged"):
+            store.arrays(row)
     kept, lost, _ = repair(path)
     assert kept + lost == 46
     assert lost >= 1

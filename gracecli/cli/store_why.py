@@ -36,9 +36,11 @@ def _node(node: Node | None, shown: bytes) -> tuple[str, list[tuple[str, str]]]:
     energy = "" if node.energy is None else f", {node.energy:.6f} eV"
     details = []
     if node.made_by is None:
-        details = [("from", node.source or "not said")]
+        files = node.run.files if node.run is not None else {}
+        known = next((sha256 for name, sha256 in files.items() if node.source in (name, f"{name}:{_frame(node)}")), "")
+        details = [("from", (node.source or "not said") + (f" (sha256 {known[:SHORT]})" if known else ""))]
         details += [("labels", node.method)] if node.method else []
-        details += [] if node.run is not None and node.run.uid == shown else _run(node.run)
+        details += [] if node.run is not None and node.run.uid == shown else _run(node.run, files=False)
     return f"structure {node.structure}: {node.formula}, {node.natoms} atoms{energy}", details
 
 
@@ -61,7 +63,11 @@ def _step(step: Step) -> tuple[str, list[tuple[str, str]]]:
     return f"result r{result.id}: {calculation.kind}{outcome}", details + _run(step.run, calculation.versions)
 
 
-def _run(run: Run | None, versions: Any = None) -> list[tuple[str, str]]:
+def _frame(node: Node) -> str:
+    return node.source.rpartition(":")[2]
+
+
+def _run(run: Run | None, versions: Any = None, files: bool = True) -> list[tuple[str, str]]:
     if run is None:
         return []
     ended = "still running, or killed" if run.end is None else f"{run.end - run.start:.1f} s, exit code {run.exit_code}"
@@ -72,7 +78,8 @@ def _run(run: Run | None, versions: Any = None) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in packages.items())),
     ]
     found += [("seed", str(run.seed))] if run.seed is not None else []
-    found += [("file", f"{name} (sha256 {sha256[:SHORT]})") for name, sha256 in list(run.files.items())[:_MOST]]
+    if files:
+        found += [("file", f"{name} (sha256 {sha256[:SHORT]})") for name, sha256 in list(run.files.items())[:_MOST]]
     return found
 
 

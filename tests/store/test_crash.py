@@ -141,6 +141,7 @@ READER = f"""
 import sys, time
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 import numpy as np
+import gracecli.store.convert
 from crash_writer import calculation, start, structure, value
 from gracecli.store.store import Store
 rng = np.random.default_rng()

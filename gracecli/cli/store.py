@@ -9,6 +9,7 @@ import click
 
 from gracecli.cli.options import force_option, json_option, verbosity_options
 from gracecli.cli.output import Column, emit_json, format_pairs, format_table, progress, warn
+from gracecli.cli.store_rewrite import compact, dedup, merge, split
 from gracecli.errors import InputError, StoreError
 
 UNITS = {
@@ -50,31 +51,54 @@ def command() -> None:
 def add(store: Path, files: tuple[Path, ...], set_name: str, method: str, wait: float, as_json: bool) -> None:
     """Add labelled structures: POSCAR, CIF, extxyz, vasprun.xml, OUTCAR, ASE db or trajectory, ...
 
-    Every frame is added. Energies are force-consistent where the file has them; forces of fixed atoms stay as they
+    Every frame is added, unless the store has its geometry with labels of the same method: adding a file twice adds
+    nothing the second time. Energies are force-consistent where the file has them; forces of fixed atoms stay as they
     were calculated; stresses become tensile-positive eV/Å^3. STORE is made if it does not exist.
     """
+    from gracecli.files import file_sha256
+    from gracecli.store.add import add_groups
     from gracecli.store.formats import read_file
+    from gracecli.store.runs import Run
     from gracecli.store.store import Store
 
-    readings = [(file, read_file(file, method)) for file in progress(files, description="reading")]
-    rows = []
+    readings = [read_file(file, method) for file in progress(files, description="reading")]
+    run = Run.now(files={str(file): file_sha256(file) for file in files})
     with Store(store, "a", wait=wait) as target:
-        for file, reading in readings:
-            added = target.append(reading.entries, set_name=set_name)
-            rows.append((str(file), reading.format, len(added), added.start, added.stop - 1))
-            for text in reading.notes:
-                warn(f"{file}: {text}")
+        added = add_groups(target, [reading.entries for reading in readings], run, set_name)
         total = len(target)
+    for file, reading, found in zip(files, readings, added, strict=True):
+        for text in reading.notes:
+            warn(f"{file}: {text}")
+        if found.contradictions:
+            warn(
+                f"{file}: {len(found.contradictions)} structures are there with another energy (such as id "
+                f"{found.contradictions[0]}) and were left out; --method tells two methods apart"
+            )
+    rows = [
+        (str(file), reading.format, len(reading.entries), len(found.new), len(found.known), *_ends(found.new))
+        for file, reading, found in zip(files, readings, added, strict=True)
+    ]
     if as_json:
-        names = ("file", "format", "structures", "first", "last")
-        files_added = [dict(zip(names, row, strict=True)) for row in rows]
-        emit_json("gracecli.store.add", 1, {"store": store, "files": files_added, "structures": total}, {})
+        names = ("file", "format", "structures", "new", "known", "first", "last")
+        listed = [
+            {**dict(zip(names, row, strict=True)), "notes": reading.notes}
+            for row, reading in zip(rows, readings, strict=True)
+        ]
+        emit_json("gracecli.store.add", 2, {"store": store, "files": listed, "structures": total}, {})
         return
-    click.echo(format_table(["file", "format", "structures", "first id", "last id"], rows))
+    click.echo(format_table(["file", "format", "structures", "new", "known", "first id", "last id"], rows))
     click.echo(f"\n{store}: {total:,} structures" + (f"; added to set {set_name}" if set_name else ""))
+    click.echo(f"stored in {STORED}")
 
 
-def _split(argument: str) -> tuple[Path, str]:
+STORED = "eV (force-consistent), eV/Å, eV/Å³ (stress tensile-positive, xx yy zz yz xz xy), Å"
+
+
+def _ends(numbers: tuple[int, ...]) -> tuple[int | None, int | None]:
+    return (numbers[0], numbers[-1]) if numbers else (None, None)
+
+
+def split_argument(argument: str) -> tuple[Path, str]:
     """Store and query of ``STORE:QUERY``."""
     if Path(argument).exists():
         return Path(argument), ""
@@ -94,19 +118,20 @@ def ls(store: Path, as_json: bool) -> None:
     with Store(store) as opened:
         document = summary(opened)
     if as_json:
-        emit_json("gracecli.store.ls", 1, document, UNITS)
+        emit_json("gracecli.store.ls", 2, document, UNITS)
         return
     low, high = document["energy_per_atom"]
     sets = ", ".join(f"{name} ({count:,})" for name, count in document["sets"].items()) or "-"
     labels = ", ".join(f"{name} {count:,}" for name, count in document["labels"].items() if count) or "none"
     pairs: list[tuple[str, Any]] = [
-        ("store", f"{store} ({document['size'] / 1e6:.2f} MB, {document['state']}, schema {document['schema']})"),
+        ("store", f"{store} ({document['size'] / 1e6:.2f} MB, {document['state']}, schema {document['file_version']})"),
         ("structures", f"{document['structures']:,} in {document['commits']:,} commits"),
         ("atoms", f"{document['atoms']:,}"),
         ("elements", " ".join(document["elements"]) or "-"),
         ("labels", labels),
         ("energy per atom", "-" if low is None else f"{low:.4f} to {high:.4f} eV/atom"),
         ("sets", sets),
+        ("results", ", ".join(f"{kind} {count:,}" for kind, count in document["results"].items()) or "-"),
         ("last commit", document["last_commit"] or "-"),
     ]
     click.echo(format_pairs(pairs))
@@ -189,7 +214,7 @@ def export(source: str, output: Path, format_name: str | None, force: bool) -> N
     from gracecli.store.exporters import export as write
     from gracecli.store.store import Store
 
-    path, expression = _split(source)
+    path, expression = split_argument(source)
     with Store(path) as opened:
         found = [int(number) for number in opened.query(expression)]
         name = write(opened, found, output, format_name, force)
@@ -224,12 +249,15 @@ def check(store: Path, as_json: bool) -> None:
         raise InputError(f"{store}: no such store")
     report = examine(store)
     if as_json:
-        emit_json("gracecli.store.check", 1, {"store": store, **vars(report)}, {})
+        emit_json("gracecli.store.check", 2, {"store": store, **vars(report)}, {})
     else:
-        click.echo(f"{store}: {report.structures:,} structures in {report.commits:,} commits")
+        click.echo(
+            f"{store}: {report.structures:,} structures, {report.results:,} results in {report.commits:,} commits"
+        )
         for text in report.notes:
             click.echo(f"  note: {text}")
-        click.echo("  every committed structure is intact" if not report.problems else "")
+        if not report.problems:
+            click.echo("  every committed structure and result is intact")
     if report.problems:
         raise StoreError(f"{store}: {'; '.join(report.problems)}", f"grace store repair {store}")
 
@@ -245,3 +273,25 @@ def repair(store: Path) -> None:
         raise InputError(f"{store}: no such store")
     kept, lost, damaged = rescue(store)
     click.echo(f"{store}: {kept:,} structures kept, {lost:,} lost; the damaged file is {damaged}")
+
+
+@command.command("why")
+@click.argument("store", type=_path)
+@click.argument("name", metavar="ID")
+@json_option
+@verbosity_options
+def why(store: Path, name: str, as_json: bool) -> None:
+    """Say how structure ID (a number) or result ID (such as r3) came about, back to the file it started from."""
+    from gracecli.cli.store_why import tree
+    from gracecli.store.store import Store
+
+    with Store(store) as opened:
+        lineage = opened.why(name)
+    if as_json:
+        emit_json("gracecli.store.why", 1, {"store": store, "id": name, **lineage.to_dict()}, UNITS)
+    else:
+        click.echo(tree(lineage))
+
+
+for _command in (split, merge, dedup, compact):
+    command.add_command(_command)

@@ -72,33 +72,77 @@ def read_structures(argument: str) -> list[Structure | GraceError]:
     if stored is not None:
         return stored
     path, index = _split(argument)
-    if not path.exists():
-        raise InputError(f"{argument}: no such file")
-    if path.is_dir():
-        raise InputError(f"{argument}: is a folder", f"name a file in it, such as {path / 'POSCAR'}")
-    try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{argument}: the file is empty")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            format_name, frames, direct = _read(path, index)
-    except GraceError:
-        raise
-    except Exception as error:  # readers of dozens of formats raise whatever they like
-        raise InputError(f"{argument}: {_reason(error, path)}") from error
-    if not frames:
-        raise InputError(f"{argument}: no structure in the file")
-    notes = tuple(dict.fromkeys(f"{argument}: {_first_line(item.message)}" for item in caught))
+    frames = read_frames(path, index, argument)
     found: list[Structure | GraceError] = []
-    for number, atoms in enumerate(frames):
-        name = argument if len(frames) == 1 else f"{argument}#{number + 1}"
-        structure = Structure(name, path, format_name, atoms, number, len(frames), direct, notes if number == 0 else ())
+    count = len(frames.images)
+    for number, atoms in enumerate(frames.images):
+        name = argument if count == 1 else f"{argument}#{number + 1}"
+        notes = frames.notes if number == 0 else ()
+        structure = Structure(name, path, frames.format, atoms, number, count, frames.direct, notes)
         try:
             check_structure(atoms, name)
             found.append(structure)
         except InputError as error:
             found.append(error)
     return found
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a file holds, as ASE or a plugin's reader gives it.
+
+    Attributes
+    ----------
+    format : str
+        ASE's name of the format, or the name of the plugin's reader.
+    images : list of Atoms
+    direct : bool
+        POSCAR: fractional coordinates ("Direct").
+    notes : tuple of str
+        Warnings of the reader, with the name of the file.
+    """
+
+    format: str
+    images: list[Atoms]
+    direct: bool
+    notes: tuple[str, ...]
+
+
+def read_frames(path: Path, index: Any = None, name: str = "") -> Frames:
+    """Structures of a file, unchecked.
+
+    Parameters
+    ----------
+    path : Path
+    index : int or slice, optional
+        Frames. [default: all of a collection, the last one of a history]
+    name : str
+        What messages call it. [default: the path]
+
+    Raises
+    ------
+    InputError
+        Missing, empty, of an unknown format, or damaged.
+    """
+    name = name or str(path)
+    if not path.exists():
+        raise InputError(f"{name}: no such file")
+    if path.is_dir():
+        raise InputError(f"{name}: is a folder", f"name a file in it, such as {path / 'POSCAR'}")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{name}: the file is empty")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            format_name, images, direct = _read(path, index)
+    except GraceError:
+        raise
+    except Exception as error:  # readers of dozens of formats raise whatever they like
+        raise InputError(f"{name}: {_reason(error, path)}") from error
+    if not images:
+        raise InputError(f"{name}: no structure in the file")
+    notes = tuple(dict.fromkeys(f"{name}: {_first_line(item.message)}" for item in caught))
+    return Frames(format_name, images, direct, notes)
 
 
 def format_of(path: Path, read: bool = True) -> str:
@@ -171,8 +215,26 @@ def _read(path: Path, index: Any) -> tuple[str, list[Atoms], bool]:
         return format_name, [ase.io.read(source, format="vasp")], direct
     if index is None:
         index = slice(None) if format_name in COLLECTIONS else -1
+    if format_name == "db":
+        return format_name, _read_database(path, index), False
     frames: Atoms | Iterable[Atoms] = ase.io.read(path, index=index, format=format_name)
     return format_name, [frames] if isinstance(frames, Atoms) else list(frames), False
+
+
+def _read_database(path: Path, index: int | slice) -> list[Atoms]:
+    """Rows of an ASE database, their key-value pairs and data in ``info``."""
+    import ase.db
+
+    with ase.db.connect(path) as database:
+        rows = list(database.select())
+    images = []
+    for row in rows[index] if isinstance(index, slice) else [rows[index]]:
+        atoms = row.toatoms(add_additional_information=True)
+        pairs, data = atoms.info.pop("key_value_pairs", None) or {}, atoms.info.pop("data", None) or {}
+        atoms.info.pop("unique_id", None)
+        atoms.info.update({**pairs, **({"data": data} if data else {})})
+        images.append(atoms)
+    return images
 
 
 def _read_poscar(path: Path) -> tuple[Path | io.StringIO, bool]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from gracecli.errors import GraceError, StoreError
 from gracecli.store import commits, superblock
 from gracecli.store.commits import Commit
 from gracecli.store.entry import content_hash
-from gracecli.store.schema import COMMITS
+from gracecli.store.results import read_result
+from gracecli.store.schema import COMMITS, NO_ROW
 from gracecli.store.store import Store
-from gracecli.store.writer import PER_ATOM, hashed_columns
+from gracecli.store.transfer import gather, members
+from gracecli.store.writer import PER_ATOM, Batch, Writer, hashed_columns
 
 BLOCK = 512
+_DAMAGE = (GraceError, OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,10 @@ class Report:
 
     Attributes
     ----------
-    structures, commits : int
+    structures, results, commits : int
         Committed ones that can be reached.
-    bad : tuple of int
-        Structures whose content is not what was committed.
+    bad, bad_results : tuple of int
+        Those whose content is not what was committed.
     problems : tuple of str
         Damage, in words; empty for a sound store.
     notes : tuple of str
@@ -39,8 +43,10 @@ class Report:
     """
 
     structures: int
+    results: int
     commits: int
     bad: tuple[int, ...]
+    bad_results: tuple[int, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -59,12 +65,25 @@ def check(path: Path) -> Report:
     try:
         store = Store(path, swmr=bool(block.flags))
     except (GraceError, OSError, KeyError, RuntimeError) as error:
-        return Report(0, 0, (), (*problems, f"it does not open: {error}".splitlines()[0]), tuple(notes))
+        return Report(0, 0, 0, (), (), (*problems, f"it does not open: {error}".splitlines()[0]), tuple(notes))
     with store:
         bad = tuple(index for index, sound in verified(store) if not sound)
         if bad:
             problems.append(f"{len(bad)} of {len(store)} structures are damaged: {_ranges(bad)}")
-        return Report(len(store), store.commit.number, bad, tuple(problems), tuple(notes))
+        results = store.commit.counts["result"]
+        bad_results = tuple(row for row in range(results) if not sound_result(store, row))
+        if bad_results:
+            problems.append(f"{len(bad_results)} of {results} results are damaged: {_ranges(bad_results)}")
+        return Report(len(store), results, store.commit.number, bad, bad_results, tuple(problems), tuple(notes))
+
+
+def sound_result(store: Store, row: int) -> bool:
+    """Whether a result, and what it refers to, is what was committed."""
+    try:
+        found = read_result(store, row, output=False)
+        return found.structure < len(store) and (found.output_id is None or found.output_id < len(store))
+    except _DAMAGE:
+        return False
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
@@ -80,11 +99,11 @@ def verified(store: Store) -> Iterator[tuple[int, bool]]:
         stop = min(start + BLOCK, len(store))
         try:
             yield from _verified_block(store, start, stop)
-        except (GraceError, OSError, ValueError, RuntimeError, KeyError):
+        except _DAMAGE:
             for index in range(start, stop):  # one bad chunk must not condemn its neighbours
                 try:
                     yield from _verified_block(store, index, index + 1)
-                except (GraceError, OSError, ValueError, RuntimeError, KeyError):
+                except _DAMAGE:
                     yield index, False
 
 
@@ -115,6 +134,8 @@ def tolerant(path: Path) -> Iterator[Store]:
     store.path, store.mode, store.wait, store.durable = path, "r", 0.0, False
     store._handle = open_handle(path, swmr=False)
     store._columns = readers(store._handle)
+    store._quick, store._ends = [], ()
+    store._indices = {}
     try:
         rows = store._handle.dataset(COMMITS)[:]
         valid = [row for row in rows if commits.alone_valid(row)]
@@ -175,23 +196,73 @@ def repair(path: Path) -> tuple[int, int, Path]:
 
 
 def _rescue(old: Store, new: Store) -> tuple[int, int]:
-    """Copy what is sound, set by set as it was added."""
+    """Copy what is sound: structures by set and run as they were added, runs, results, members."""
     try:
         names = ["", *old.set_names()]
     except (GraceError, OSError):
         names = [""]
     total = len(old)
     good = [index for index, sound in verified(old) if sound]
-    runs: list[tuple[str, list[int]]] = []
+    with new.writer() as writer:
+        runs = _rescue_runs(old, writer)
+    new.refresh()
+    groups: list[tuple[tuple[str, int], list[int]]] = []
     for index in good:
-        try:
-            code = int(old.column("structure/set", index, index + 1)[0])
-        except GraceError:
-            code = 0
-        name = names[code] if code < len(names) else ""
-        if not runs or runs[-1][0] != name:
-            runs.append((name, []))
-        runs[-1][1].append(index)
-    for name, indices in runs:
-        new.append(old.entries(indices), set_name=name)
+        code, run = _number(old, "structure/set", index), _number(old, "structure/run", index)
+        key = (names[code] if code < len(names) else "", runs.get(run, 0))
+        if not groups or groups[-1][0] != key:
+            groups.append((key, []))
+        groups[-1][1].append(index)
+    rows: dict[int, int] = {}
+    for (name, run), indices in groups:
+        rows.update(zip(indices, new.append(old.entries(indices), set_name=name, run=run), strict=True))
+    with new.writer() as writer:
+        for batch in (*_rescued_results(old, rows, runs), *_rescued_members(old, names, rows, new)):
+            writer.append(batch)
+    new.refresh()
     return len(good), total - len(good)
+
+
+def _number(old: Store, path: str, row: int) -> int:
+    try:
+        return int(old.column(path, row, row + 1)[0])
+    except _DAMAGE:
+        return 0
+
+
+def _rescue_runs(old: Store, writer: Writer) -> dict[int, int]:
+    """Runs that can be read; number there -> number here."""
+    numbers: dict[int, int] = {}
+    for row in range(old.commit.counts["run"]):
+        with suppress(*_DAMAGE):
+            batch = gather(old, "run", row, row + 1, np.ones(1, bool))
+            json.loads(batch["blob/runs"].tobytes() or b"{}")
+            writer.append(batch)
+            numbers[row + 1] = writer.commit.counts["run"]
+    return numbers
+
+
+def _rescued_results(old: Store, rows: dict[int, int], runs: dict[int, int]) -> Iterator[Batch]:
+    for row in range(old.commit.counts["result"]):
+        if not sound_result(old, row):
+            continue
+        batch = gather(old, "result", row, row + 1, np.ones(1, bool))
+        final = int(batch["result/final"][0])
+        places = [rows.get(int(batch["result/structure"][0])), NO_ROW if final == NO_ROW else rows.get(final)]
+        if None in places:
+            continue  # a result without its structure says nothing
+        batch["result/structure"], batch["result/final"] = (np.array([place], "<u8") for place in places)
+        batch["result/run"] = np.array([runs.get(int(batch["result/run"][0]), 0)], "<u4")
+        yield batch
+
+
+def _rescued_members(old: Store, names: list[str], rows: dict[int, int], new: Store) -> Iterator[Batch]:
+    here = new.set_names()
+    for row in range(old.commit.counts["member"]):
+        place, code = rows.get(_number(old, "members/structure", row)), _number(old, "members/set", row)
+        if place is not None and 0 < code < len(names):
+            name = names[code]
+            if name not in here:
+                here.append(name)
+                yield {"set_names/name": np.frombuffer(name.encode().ljust(48, b"\0"), "u1").reshape(1, 48)}
+            yield members([place], here.index(name) + 1, _number(old, "members/op", row))

@@ -5,6 +5,7 @@ Labels are taken raw from the attached results: ``Atoms.get_forces`` would zero 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,8 @@ def as_entry(atoms: Atoms, *, method: str = "", source: str = "") -> Entry:
 
 def _plain(value: Any) -> Any:
     """ASE's space groups (from CIF) as their symbols; everything else as it is."""
-    from ase.spacegroup import Spacegroup
-
-    return value.symbol if isinstance(value, Spacegroup) else value
+    module = sys.modules.get("ase.spacegroup")  # importing it costs half a second; who has such a value has done so
+    return value.symbol if module is not None and isinstance(value, module.Spacegroup) else value
 
 
 def _shaped(value: Any, shape: tuple[int, ...], name: str, source: str) -> Any:
@@ -106,7 +106,7 @@ def _fixed(atoms: Atoms) -> tuple[Any, list[dict[str, Any]]]:
 
 def to_atoms(entry: Entry) -> Atoms:
     """Structure with its labels attached."""
-    atoms = Atoms(entry.numbers, positions=entry.positions, cell=entry.cell, pbc=entry.pbc)
+    atoms = Atoms(numbers=entry.numbers, positions=entry.positions, cell=entry.cell, pbc=entry.pbc)
     for name, value in entry.arrays.items():
         atoms.arrays[name] = np.array(value)
     atoms.info = dict(entry.info)

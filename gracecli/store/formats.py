@@ -8,17 +8,14 @@ energy TOTEN; "energy(sigma->0)" is kept beside it as ``energy``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gracecli.errors import InputError
 from gracecli.store.convert import as_entry
 from gracecli.store.entry import Entry
 
 VASP_NOTE = "stress: kB, positive under compression -> eV/Å^3, tensile-positive; energy: free energy (force-consistent)"
-_HISTORIES = {"vasp-xml": VASP_NOTE, "vasp-out": VASP_NOTE, "extxyz": "", "traj": "", "db": "", "cif": ""}
+VASP = ("vasp-xml", "vasp-out")
 
 
 @dataclass(frozen=True)
@@ -31,73 +28,35 @@ class Reading:
 
 
 def read_file(path: Path, method: str = "") -> Reading:
-    """All labelled structures of a file.
+    """All labelled structures of a file, every step of a history.
 
     Raises
     ------
     InputError
         Missing, empty, of an unknown format, or damaged.
     """
-    import warnings
+    from gracecli.run.structures import read_frames
 
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            name, frames = _frames(path)
-            found = list(frames)
-    except InputError:
-        raise
-    except Exception as error:  # readers of dozens of formats raise whatever they like
-        text = str(error).strip().splitlines()
-        raise InputError(f"{path}: cannot be read: {text[0][:200] if text else type(error).__name__}") from error
-    if not found:
-        raise InputError(f"{path}: no structure in the file")
-    method = method or (vasp_method(path) if name == "vasp-xml" else "")
+    frames = read_frames(path, slice(None))
+    method = method or (vasp_method(path) if frames.format == "vasp-xml" else "")
     entries = []
-    for number, atoms in enumerate(found):
-        source = f"{path}:{number}" if len(found) > 1 else str(path)
-        atoms.info.update(_row_information(atoms))
+    for number, atoms in enumerate(frames.images):
+        source = f"{path}:{number}" if len(frames.images) > 1 else str(path)
         entries.append(as_entry(atoms, method=method, source=source))
-    notes = [_HISTORIES[name]] if _HISTORIES.get(name) else []
-    fixed = sum(entry.mask is not None and entry.forces is not None for entry in entries)
+    notes = [VASP_NOTE] if frames.format in VASP else []
+    fixed = sum(entry.forces is not None and _has_constraints(entry) for entry in entries)
     if fixed:
         notes.append(f"{fixed} structures have fixed atoms; their forces are stored as calculated, not zeroed")
-    return Reading(name, entries, (*notes, *dict.fromkeys(str(item.message).splitlines()[0] for item in caught)))
+    unsure = sum(entry.energy is not None and not entry.free_energy for entry in entries)
+    if unsure:
+        notes.append(f"{unsure} structures have an energy that the file does not call free energy; it is taken as such")
+    return Reading(frames.format, entries, (*notes, *(text.removeprefix(f"{path}: ") for text in frames.notes)))
 
 
-def _row_information(atoms: Any) -> dict[str, Any]:
-    """Key-value pairs and data of an ASE database row, which ASE files under two keys of info."""
-    pairs = atoms.info.pop("key_value_pairs", None) or {}
-    data = atoms.info.pop("data", None) or {}
-    atoms.info.pop("unique_id", None)
-    return {**pairs, **({"data": data} if data else {})}
+def _has_constraints(entry: Entry) -> bool:
+    from gracecli.store.convert import CONSTRAINTS
 
-
-def _frames(path: Path) -> tuple[str, Iterator[Any]]:
-    import ase.io
-
-    from gracecli.plugin.manager import get_plugin_manager
-    from gracecli.run.structures import _read_poscar, format_of
-
-    for spec in get_plugin_manager().readers().values():
-        if path.suffix.lower() in spec.suffixes:
-            return spec.name, iter(spec.load()(path))
-    name = format_of(path)
-    if name == "vasp":
-        source, _ = _read_poscar(path)
-        return name, iter([ase.io.read(source, format="vasp")])
-    if name == "db":
-        import ase.db
-
-        with ase.db.connect(path) as database:
-            rows = list(database.select())
-        return name, (row.toatoms(add_additional_information=True) for row in rows)
-    index = ":" if name in _HISTORIES else "-1"
-    return name, iter(ase.io.read(path, index=index, format=name) if index == ":" else [ase.io.read(path)])
+    return entry.mask is not None or CONSTRAINTS in entry.results
 
 
 def vasp_method(path: Path) -> str:
@@ -106,7 +65,8 @@ def vasp_method(path: Path) -> str:
     parts = ["VASP"]
     version = re.search(r'<i name="version"[^>]*>\s*([^<\s]+)', head)
     parts += [version.group(1)] if version else []
-    for key in ("GGA", "METAGGA", "ENMAX", "ENCUT", "ISPIN", "IVDW", "LDAU"):
+    cutoff = "ENMAX" if 'name="ENMAX"' in head else "ENCUT"
+    for key in ("GGA", "METAGGA", cutoff, "ISPIN", "IVDW", "LDAU"):
         value = re.search(rf'<i [^>]*name="{key}"[^>]*>\s*([^<]*?)\s*</i>', head)
         if value and value.group(1) not in ("", "--"):
             parts.append(f"{key}={value.group(1)}")

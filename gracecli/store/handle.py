@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ class Handle:
         self.writing = False
         self.generation = 0
         self._datasets: dict[str, Any] = {}
+        self._map: mmap.mmap | None = None
         self.descriptor = os.open(path, os.O_RDONLY)
         self.key = _key(path)  # stays when another file takes the name
 
@@ -36,6 +38,16 @@ class Handle:
         if path not in self._datasets:
             self._datasets[path] = self.file[path]
         return self._datasets[path]
+
+    def map(self) -> mmap.mmap:
+        """Map the file into memory, for reading; arrays made of it stay valid when the handle is closed."""
+        if self._map is None:
+            self._map = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
+        return self._map
+
+    def being_written(self) -> bool:
+        """Whether somebody holds the writer lock."""
+        return self.path.with_name(f"{self.path.name}.lock").exists()
 
     def read(self) -> None:
         """Open for reading; a file in the instant of changing hands is tried again."""

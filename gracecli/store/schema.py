@@ -8,7 +8,7 @@ number of items per row (atoms of a structure, bytes of its JSON) is a column ``
         offset      u8[N+1] ends in /atom           uid       u1[N,32] sha256 of the geometry as given
         cell        f8[N,3,3] Å, rows are vectors    label     u1[N,32] sha256(uid + method)
         pbc         u1[N] bits a=1 b=2 c=4           content   u1[N,32] sha256 of everything the row holds
-        natoms      u4[N]                            run       u4[N] row of /runs
+        natoms      u4[N]                            run       u4[N] row of /runs + 1 (0: none)
         energy      f8[N] eV, force-consistent       set       u2[N] row of /set_names (0: none)
         stress      f8[N,6] eV/Å^3, tensile-positive, xx yy zz yz xz xy
         present     u8[N] bits: which labels there are (Present)
@@ -23,10 +23,14 @@ number of items per row (atoms of a structure, bytes of its JSON) is a column ``
     /set_names/     name u1[48]                      /members/  structure u8, set u2, op u1 (1 in, 0 out), run u4
     /result/        kind u1[24], structure u8, final u8 (row of the resulting geometry), run u4, converged u1,
                     identity u1[32] sha256(geometry + model + settings), json_ofs u8[M+1], data_ofs u8[M+1]
+                    (gracecli.store.results; run is a row of /runs + 1, converged is exit code 0, final may be 2^64-1)
     /commits/rows   u8[C,20]: number, time (ns), rows of every axis, crc32 of the row, crc32 chained over all rows
 
 All results share one table, and ``kind`` is a column: a plugin's kind of result needs no new HDF5 object, which a file
 open for SWMR writing could not take. Names of JSON documents and units of their arrays stand in the JSON itself.
+
+A *sealed* store (``grace store compact``) is never appended to: its columns are contiguous, or chunked and compressed.
+Contiguous ones have no checksums of HDF5's own; ``/seal/COLUMN`` holds the crc32 of every 4,096 bytes instead.
 
 Rows are only ever appended. What counts is what the last valid commit row says: anything beyond is the remainder of a
 writer that was killed, and the next writer overwrites it. Columns that few structures use (forces, magnetic moments,
@@ -35,9 +39,12 @@ writer that was killed, and the next writer overwrites it. Columns that few stru
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +58,8 @@ BLOB_CHUNK = 32 * 1024
 LIBVER = ("v110", "v110")  # first that knows SWMR; files stay readable by HDF5 1.10 and later
 COMMIT_WIDTH = 20
 NO_ROW = 2**64 - 1
+SEAL = "seal"  # group with the checksums of contiguous columns
+SEAL_BLOCK = 4096  # bytes per checksum
 
 
 class Present:
@@ -189,43 +198,22 @@ def columns_of(axis: str) -> list[Column]:
 def create_file(
     path: Path,
     *,
-    state: str = "hot",
     forces: str = "<f8",
-    compress: bool = False,
     attributes: dict[str, Any] | None = None,
 ) -> None:
-    """Write an empty store at ``path`` with every dataset in it (SWMR writers cannot create any later).
+    """Write an empty hot store at ``path`` with every dataset in it (SWMR writers cannot create any later).
 
     Parameters
     ----------
     path : Path
         A temporary name: the caller renames it (:func:`gracecli.files.write_atomically`).
-    state : str
-        ``"hot"`` (appended in place) or ``"sealed"`` (rewritten once).
     forces : str
         ``"<f8"`` or ``"<f4"``: four bytes save a quarter of the file and round forces to 7 digits.
-    compress : bool
-        gzip-1 with shuffle; for sealed stores only, because a growing compressed chunk moves at every append.
     attributes : dict, optional
         Root attributes that are kept from another file.
     """
-    import json
-    from datetime import UTC, datetime
-    from importlib.metadata import version
-
-    if compress and state != "sealed":
-        raise ValueError("a hot store is never compressed")
-    filters: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compress else {}
     with h5py.File(path, "w", libver=LIBVER, locking=False) as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["schema_version"] = SCHEMA_VERSION
-        file.attrs["uuid"] = secrets.token_hex(16)
-        file.attrs["created_by"] = f"gracecli {version('gracecli')}"
-        file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        file.attrs["units"] = json.dumps(UNITS, ensure_ascii=False)
-        for name, value in (attributes or {}).items():
-            file.attrs[name] = value
-        file.attrs["state"] = state
+        write_attributes(file, "hot", attributes or {})
         for column in _COLUMNS:
             dtype = forces if column.path == "atom/F" else column.dtype
             rows = 1 if column.ends else 0
@@ -237,7 +225,6 @@ def create_file(
                 dtype=dtype,
                 fillvalue=column.fill,
                 fletcher32=True,
-                **filters,
             )
             if column.unit:
                 dataset.attrs["unit"] = column.unit
@@ -248,6 +235,19 @@ def create_file(
         )
         commits.attrs["columns"] = json.dumps(["number", "time_ns", *AXES])
         file.flush()
+
+
+def write_attributes(file: Any, state: str, attributes: dict[str, Any]) -> None:
+    """Root attributes of a store; ``attributes`` are kept from another file."""
+    file.attrs["format"] = FORMAT
+    file.attrs["schema_version"] = SCHEMA_VERSION
+    file.attrs["uuid"] = secrets.token_hex(16)
+    file.attrs["created_by"] = f"gracecli {version('gracecli')}"
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    file.attrs["units"] = json.dumps(UNITS, ensure_ascii=False)
+    for name, value in attributes.items():
+        file.attrs[name] = value
+    file.attrs["state"] = state
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:

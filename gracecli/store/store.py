@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,18 @@ from gracecli.store.commits import Commit
 from gracecli.store.entry import Entry, decode
 from gracecli.store.handle import open_handle
 from gracecli.store.schema import COLUMNS, COMMITS, Present
-from gracecli.store.writer import Batch, Writer, structure_batch
+from gracecli.store.writer import Batch, Writer, forces_type, structure_batch
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from gracecli.store.index import HashIndex
+    from gracecli.store.lineage import Node, Step
+    from gracecli.store.results import Calculation, Outcome, Recorded, Recorder
+
 Array = NDArray[Any]
 BATCH = 1000
+_QUICK = ("structure/offset", "atom/Z", "atom/R", "structure/cell", "structure/energy", "atom/F")
 
 
 class Store:
@@ -75,6 +80,9 @@ class Store:
             raise InputError(f"{self.path} is not a store", "stores are made by `grace store add`")
         self._handle = open_handle(self.path, swmr)
         self._columns = readers(self._handle)
+        self._quick = [self._columns[path] for path in _QUICK]
+        self._ends: tuple[Any, ...] | None = None  # ends and energies of a mapped store; () for others
+        self._indices: dict[str, HashIndex] = {}
         self.commit = Commit()
         try:
             self.refresh()
@@ -148,7 +156,7 @@ class Store:
         reader = self._columns[path]
         if stop is None:
             stop = self.commit.counts[reader.column.axis] + reader.column.ends
-        return reader.read(start, stop, self.commit.number)
+        return reader.read(start, stop, self.commit)
 
     def entry(self, index: int) -> Entry:
         """Everything about one structure."""
@@ -173,15 +181,45 @@ class Store:
         return int(first), int(last)
 
     def arrays(self, index: int) -> tuple[Array, Array, Array, float, Array]:
-        """Atomic numbers, positions (Å), cell (Å), energy (eV), forces (eV/Å): the quick way for training."""
-        a, b = self.span(index)
+        """Atomic numbers, positions (Å), cell (Å), energy (eV), forces (eV/Å): the quick way for training.
+
+        The arrays are read-only views where the file is mapped; NaN stands where there is no energy or force.
+        """
+        commit = self.commit
+        offset, numbers, positions, cell, energy, forces = self._quick
+        if self._ends is None:
+            sealed = len(self) > 0 and all(column.mapped(commit) for column in self._quick)
+            self._ends = (offset.verified(), energy.verified()) if sealed else ()
+        if self._ends:  # mapped: nothing changes any more
+            ends, energies = self._ends
+            a, b = ends[index], ends[index + 1]
+            return (
+                numbers.piece(a, b),
+                positions.piece(a, b),
+                cell.piece(index, index + 1)[0],
+                energies[index],
+                forces.piece(a, b),
+            )
+        a, b = offset.read(index, index + 2, commit).tolist()
         return (
-            self.column("atom/Z", a, b),
-            self.column("atom/R", a, b),
-            self.column("structure/cell", index, index + 1)[0],
-            float(self.column("structure/energy", index, index + 1)[0]),
-            self.column("atom/F", a, b),
+            numbers.read(a, b, commit),
+            positions.read(a, b, commit),
+            cell.read(index, index + 1, commit)[0],
+            energy.read(index, index + 1, commit).item(),
+            forces.read(a, b, commit),
         )
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Array, Array, Array, float, Array]]:
+        """:meth:`arrays` of neighbouring structures, read at once: for epochs that shuffle inside of blocks."""
+        ends = self.column("structure/offset", start, stop + 1).astype(int)
+        first, last = int(ends[0]), int(ends[-1])
+        numbers, positions, forces = (self.column(path, first, last) for path in ("atom/Z", "atom/R", "atom/F"))
+        cells = self.column("structure/cell", start, stop)
+        energies = self.column("structure/energy", start, stop).tolist()
+        bounds = (ends - first).tolist()
+        for row, energy in enumerate(energies):
+            part = slice(bounds[row], bounds[row + 1])
+            yield numbers[part], positions[part], cells[row], energy, forces[part]
 
     def document(self, index: int) -> dict[str, Any]:
         """JSON of a structure, as stored."""
@@ -262,7 +300,7 @@ class Store:
         with self.writer() as writer:
             code, names = self._set_code(writer, set_name)
             for start in range(0, len(entries), BATCH):
-                batch = structure_batch(entries[start : start + BATCH], run, code)
+                batch = structure_batch(entries[start : start + BATCH], run, code, forces_type(self._handle))
                 if first < 0:
                     first = writer.commit.counts["structure"]
                     batch.update(names)
@@ -282,6 +320,106 @@ class Store:
         if len(encoded) > COLUMNS["set_names/name"].shape[0]:
             raise InputError(f"the name of a set has at most 48 bytes: {name!r}")
         return len(known) + 1, {"set_names/name": np.frombuffer(encoded.ljust(48, b"\0"), "u1").reshape(1, 48)}
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def index(self, path: str) -> HashIndex:
+        """Rows by their hash: ``"structure/uid"``, ``"structure/label"``, ``"result/identity"``."""
+        from gracecli.store.index import HashIndex
+
+        return self._indices.setdefault(path, HashIndex(self, path))
+
+    def record(
+        self,
+        calculation: Calculation,
+        parent: Atoms | int,
+        values: Mapping[str, Any],
+        output: Atoms | None = None,
+        *,
+        exit_code: int = 0,
+        message: str = "",
+        units: Mapping[str, str] | None = None,
+        source: str = "",
+        argv: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> int:
+        """Commit one result with its structures and a run of its own; its number.
+
+        For many use :meth:`recording`. Parameters are those of :class:`gracecli.store.results.Outcome`; ``argv``
+        (default: this process) and ``seed`` describe the run.
+        """
+        from gracecli.store.results import Outcome
+
+        outcome = Outcome(calculation, parent, values, output, exit_code, message, units or {}, source)
+        return self.record_many([outcome], argv=argv, seed=seed)[0]
+
+    def record_many(
+        self, outcomes: Iterable[Outcome], *, argv: Sequence[str] | None = None, seed: int | None = None
+    ) -> list[int]:
+        """Commit results of one run, up to 200 at a time; their numbers."""
+        with self.recording(argv=argv, seed=seed) as recorder:
+            for outcome in outcomes:
+                recorder.add(outcome)
+        return recorder.ids
+
+    def recording(
+        self,
+        *,
+        argv: Sequence[str] | None = None,
+        seed: int | None = None,
+        files: Mapping[str, str] | None = None,
+    ) -> Recorder:
+        """Context that collects the results of one run and commits them in groups.
+
+        Parameters
+        ----------
+        argv : sequence of str, optional
+            Command line. [default: that of this process]
+        seed : int, optional
+        files : mapping, optional
+            Input files and their sha256.
+        """
+        from gracecli.store.results import Recorder
+        from gracecli.store.runs import Run
+
+        if self.mode != "a":
+            raise StoreError(f"{self.path} was opened for reading", "Store(path, 'a')")
+        return Recorder(self, Run.now(argv, seed=seed, files=files or {}))
+
+    def find(self, calculation: Calculation, atoms: Atoms, *, failed: bool = False) -> Recorded | None:
+        """Newest stored result of an identical calculation, or None.
+
+        Identical means the same :meth:`Calculation.key`: geometry, constraints, kind, model, precision, settings.
+
+        Parameters
+        ----------
+        calculation : Calculation
+        atoms : Atoms
+        failed : bool
+            Also take results with an exit code other than 0.
+        """
+        from gracecli.store.results import find
+
+        return find(self, calculation, atoms, failed=failed)
+
+    def result(self, number: int) -> Recorded:
+        """One result by its number."""
+        from gracecli.store.results import read_result
+
+        return read_result(self, number)
+
+    @property
+    def result_count(self) -> int:
+        """How many results there are."""
+        return self.commit.counts["result"]
+
+    def why(self, name: int | str) -> Node | Step:
+        """How structure ``12`` or result ``"r3"`` came about (:mod:`gracecli.store.lineage`)."""
+        from gracecli.store.lineage import why
+
+        return why(self, name)
+
+    # --- sets ---------------------------------------------------------------------------------------------------------
 
     def set_names(self) -> list[str]:
         """Names of the sets; set number ``i + 1`` has name ``i``."""

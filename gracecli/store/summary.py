@@ -34,7 +34,7 @@ def summary(store: Store) -> dict[str, Any]:
         "store": store.path,
         "size": store.path.stat().st_size,
         "state": str(attributes["state"]),
-        "schema": int(attributes["schema_version"]),
+        "file_version": int(attributes["schema_version"]),
         "structures": len(store),
         "commits": commit.number,
         "atoms": commit.counts["atom"],
@@ -43,8 +43,16 @@ def summary(store: Store) -> dict[str, Any]:
         "energy_per_atom": [float(known.min()), float(known.max())] if len(known) else [None, None],
         "sets": {name: int(store.in_set(name).sum()) for name in store.set_names()},
         "formulas": dict(formulas.most_common()),
+        "results": results(store),
         "last_commit": when,
     }
+
+
+def results(store: Store) -> dict[str, int]:
+    """How many results of every kind there are."""
+    kinds, how_many = np.unique(store.column("result/kind"), axis=0, return_counts=True)
+    names = [row.tobytes().rstrip(b"\0").decode() for row in kinds]
+    return dict(zip(names, how_many.tolist(), strict=True))
 
 
 def formula(amounts: Any, reduced: bool = False) -> str:
@@ -54,6 +62,14 @@ def formula(amounts: Any, reduced: bool = False) -> str:
     first = [s for s in ("C", "H") if s in found] if "C" in found else []
     order = first + sorted(s for s in found if s not in first)
     return "".join(f"{s}{found[s] // divisor if found[s] != divisor else ''}" for s in order)
+
+
+def formula_of(store: Store, number: int) -> str:
+    """Formula of one structure."""
+    first, last = (int(end) for end in store.column("structure/comp_ofs", number, number + 2))
+    amounts = np.zeros(len(SYMBOLS), np.uint32)
+    amounts[store.column("composition/Z", first, last)] = store.column("composition/n", first, last)
+    return formula(amounts)
 
 
 def rows(store: Store, indices: Sequence[int] | Any) -> list[tuple[Any, ...]]:

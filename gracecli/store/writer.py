@@ -181,8 +181,8 @@ def _reason(error: OSError) -> str:
     return "no space left on the device" if "No space left" in text else text.splitlines()[0].lower()
 
 
-def structure_batch(entries: Sequence[Entry], run: int, set_code: int) -> Batch:
-    """Columns of new structures (ends relative to the append)."""
+def structure_batch(entries: Sequence[Entry], run: int, set_code: int, forces: str = "<f8") -> Batch:
+    """Columns of new structures (ends relative to the append); ``forces`` is the type that the store keeps them in."""
     count = len(entries)
     natoms = np.array([len(entry.numbers) for entry in entries], "<u4")
     ends = np.cumsum(natoms, dtype="<u8")
@@ -193,7 +193,7 @@ def structure_batch(entries: Sequence[Entry], run: int, set_code: int) -> Batch:
         "structure/pbc": np.array([sum(1 << i for i in range(3) if e.pbc[i]) for e in entries], "u1"),
         "structure/energy": np.array([np.nan if e.energy is None else e.energy for e in entries], "<f8"),
         "structure/stress": np.array([np.full(6, np.nan) if e.stress is None else e.stress for e in entries], "<f8"),
-        "structure/present": np.array([_present(entry) for entry in entries], "<u8"),
+        "structure/present": np.array([present_bits(entry) for entry in entries], "<u8"),
         "structure/run": np.full(count, run, "<u4"),
         "structure/set": np.full(count, set_code, "<u2"),
         "index/fmax": np.array([_fmax(entry) for entry in entries], "<f8"),
@@ -211,6 +211,8 @@ def structure_batch(entries: Sequence[Entry], run: int, set_code: int) -> Batch:
                     np.full(shape, column.fill, column.dtype) if value is None else np.asarray(value, column.dtype)
                 )
             batch[path] = np.concatenate(parts)
+    if "atom/F" in batch:
+        batch["atom/F"] = batch["atom/F"].astype(forces)  # hashes are of what is stored
     _add_composition(batch, entries)
     _add_hashes(batch, entries)
     return batch
@@ -225,7 +227,13 @@ PER_ATOM = {
 }
 
 
-def _present(entry: Entry) -> int:
+def forces_type(handle: Handle) -> str:
+    """Type in which a store keeps forces: ``"<f8"`` or ``"<f4"``."""
+    return str(handle.dataset("atom/F").dtype.str)
+
+
+def present_bits(entry: Entry) -> int:
+    """Bits of the labels that an entry has (:class:`gracecli.store.schema.Present`)."""
     bits = Present.FREE_ENERGY if entry.free_energy else 0
     parts = ("energy", "forces", "stress", "magmoms", "charges", "velocities", "mask")
     for number, name in enumerate(parts):
@@ -281,5 +289,6 @@ def hashed_columns(batch: Batch, index: int, atoms: slice) -> dict[str, Array]:
     bits = (Present.FORCES, Present.MAGMOMS, Present.CHARGES, Present.VELOCITIES, Present.MASK)
     for bit, path in zip(bits, PER_ATOM, strict=True):
         if present & bit:
-            found[path] = batch[path][atoms]
+            values = batch[path][atoms]
+            found[path] = values.astype("<f8") if path == "atom/F" else values  # f4 and f8 of one value hash the same
     return found

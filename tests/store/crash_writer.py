@@ -6,8 +6,11 @@ crash_writer.py STORE WRITER COUNT
 import sys
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from gracecli.store.entry import Entry
+from gracecli.store.results import Calculation, Outcome
 from gracecli.store.store import Store
 
 
@@ -28,6 +31,38 @@ def structure(writer, number):
     )
 
 
+RESULTS = 3
+
+
+def calculation(writer, number, k):
+    """What the k-th result of a structure claims to be."""
+    return Calculation("relax", "toy", "ab" * 32, {"writer": writer, "number": number, "k": k})
+
+
+def relaxed(writer, number, k):
+    """Structure that comes out of it."""
+    rng = np.random.default_rng([writer, number, k, 1])
+    atoms = Atoms("Cu2", positions=rng.normal(size=(2, 3)), cell=np.eye(3) * 9, pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=float(rng.normal()), forces=rng.normal(size=(2, 3)))
+    return atoms
+
+
+def value(writer, number, k):
+    """Array among its values."""
+    return np.random.default_rng([writer, number, k, 2]).normal(size=(3, 7))
+
+
+def start(writer, number):
+    """Structure that it starts from."""
+    positions = np.random.default_rng([writer, number, 3]).random((2, 3)) * 9
+    return Atoms("Cu2", positions=positions, cell=np.eye(3) * 9, pbc=True)
+
+
+def result(writer, number, k):
+    values = {"writer": writer, "number": number, "k": k, "array": value(writer, number, k)}
+    return Outcome(calculation(writer, number, k), start(writer, number), values, relaxed(writer, number, k))
+
+
 def main():
     path, writer, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     with Store(path, "a", durable=False, wait=120) as store:
@@ -35,6 +70,8 @@ def main():
         while number < count:
             size = 1 + number % 7
             store.append([structure(writer, n) for n in range(number, number + size)], set_name=f"writer {writer}")
+            if number % 3 == 0:  # three results of the first of them, in one commit
+                store.record_many([result(writer, number, k) for k in range(RESULTS)], argv=["writer", str(writer)])
             number += size
             print(number, flush=True)  # acknowledged
 

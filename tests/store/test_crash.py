@@ -16,7 +16,8 @@ from gracecli.store.check import repair, verified
 from gracecli.store.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))
-from crash_writer import structure
+from crash_writer import RESULTS, calculation, relaxed, structure, value
+from crash_writer import start as begin
 
 SCRIPT = Path(__file__).parent / "crash_writer.py"
 
@@ -26,26 +27,51 @@ def start(path, writer, count=10**9):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def own(store):
+    """Structures that writers made, apart from those of results; their entries."""
+    return [entry for entry in (store.entry(index) for index in range(len(store))) if "writer" in entry.info]
+
+
 def assert_whole(path, minimum):
-    """Every row is what its writer meant, in the writer's order; and at least ``minimum`` rows are there."""
+    """Every row is what its writer meant, in the writer's order; at least ``minimum`` structures are there.
+
+    Results are there in whole groups of three, with what went in and what came out.
+    """
     report = check.check(path)
     assert not report.problems, report.problems
     with Store(path) as store:
         seen: dict[int, int] = {}
-        for index in range(len(store)):
-            found = store.entry(index)
+        count = 0
+        for found in own(store):
             writer, number = found.info["writer"], found.info["number"]
             meant = structure(writer, number)
             assert number == seen.get(writer, 0)
             seen[writer] = number + 1
+            count += 1
             assert np.array_equal(found.positions, meant.positions)
             assert np.array_equal(found.forces, meant.forces)
             assert found.energy == meant.energy
             assert (found.magmoms is None) == (meant.magmoms is None)
             if meant.magmoms is not None:
                 assert np.array_equal(found.magmoms, meant.magmoms)
-        assert len(store) >= minimum
-        return len(store)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row in range(store.result_count):
+            assert_result(store, store.result(row), groups)
+        assert all(group == list(range(RESULTS)) for group in groups.values()), groups
+        assert count >= minimum
+        return count, store.result_count
+
+
+def assert_result(store, found, groups):
+    writer, number, k = (found.values[name] for name in ("writer", "number", "k"))
+    meant = relaxed(writer, number, k)
+    assert found.calculation == calculation(writer, number, k)
+    assert np.array_equal(found.values["array"], value(writer, number, k))
+    assert np.array_equal(found.output.positions, meant.positions)
+    assert np.array_equal(found.output.get_forces(), meant.get_forces())
+    assert np.array_equal(store.entry(found.structure).positions, begin(writer, number).positions)
+    assert store.why(f"r{found.id}").run.argv == ("writer", str(writer))
+    groups.setdefault((writer, number), []).append(k)
 
 
 def kill_writers(folder, kills, seed):
@@ -64,14 +90,14 @@ def kill_writers(folder, kills, seed):
         before = acknowledged
         acknowledged += done
         with Store(path) as store:  # opens although nobody recovered it
-            assert len(store) >= acknowledged
-            extra = len(store) - acknowledged
-            assert extra <= 14  # committed, not yet acknowledged
-            acknowledged = len(store)
+            count = sum(store.in_set(name).sum() for name in store.set_names())
+            assert 0 <= count - acknowledged <= 14  # committed, not yet acknowledged
+            acknowledged = count
         lost += acknowledged < before + done
         if kill % 20 == 19 or kill == kills - 1:
-            assert_whole(path, acknowledged)
-    print(f"\n{kills} kills, {acknowledged} committed structures, {lost} lost")
+            structures, results = assert_whole(path, acknowledged)
+            assert structures == acknowledged
+    print(f"\n{kills} kills, {structures} structures and {results} results committed, {lost} lost")
     assert lost == 0
 
 
@@ -101,10 +127,13 @@ def run_together(path, seconds, capsys):
         counts.append(int([*firsts, *out.splitlines()][-1]))
     for out, err in outputs:
         assert out.startswith("read"), err
-    total = assert_whole(path, sum(counts))
+    total, results = assert_whole(path, sum(counts))
     with capsys.disabled():
         reads = sum(int(out.split()[1]) for out, _ in outputs)
-        print(f"\n2 writers {counts}, 4 readers {reads} reads in {seconds} s: {total} rows whole, no torn read")
+        print(
+            f"\n2 writers {counts}, 4 readers {reads} reads in {seconds} s: "
+            f"{total} structures and {results} results whole, no torn read"
+        )
     assert min(counts) > 0
 
 
@@ -112,7 +141,8 @@ READER = f"""
 import sys, time
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 import numpy as np
-from crash_writer import structure
+import gracecli.store.convert
+from crash_writer import calculation, start, structure, value
 from gracecli.store.store import Store
 rng = np.random.default_rng()
 until, reads, last = time.time() + float(sys.argv[2]), 0, 0
@@ -123,10 +153,18 @@ with Store(sys.argv[1]) as store:
         last = count
         for index in rng.integers(0, count, 20 if count else 0):
             found = store.entry(int(index))
+            if "writer" not in found.info:
+                continue
             meant = structure(found.info["writer"], found.info["number"])
             assert np.array_equal(found.positions, meant.positions), index
             assert np.array_equal(found.forces, meant.forces), index
             assert found.energy == meant.energy and np.array_equal(found.stress, meant.stress), index
+            reads += 1
+        for index in rng.integers(0, store.result_count, 5 if store.result_count else 0):
+            found = store.result(int(index))
+            key = [found.values[name] for name in ("writer", "number", "k")]
+            assert np.array_equal(found.values["array"], value(*key)), index
+            assert store.find(calculation(*key), start(*key[:2])).id == index
             reads += 1
 print("read", reads)
 """
@@ -171,7 +209,7 @@ except StoreError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert "ERROR" in done.stdout, done.stderr
     assert "cannot be written" in done.stdout
-    count = assert_whole(filled, 600)
+    count, _ = assert_whole(filled, 600)
     with Store(filled, "a") as store:
         store.append([structure(0, n) for n in range(count, count + 10)])
     assert_whole(filled, count + 10)

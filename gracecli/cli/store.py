@@ -245,3 +245,21 @@ def repair(store: Path) -> None:
         raise InputError(f"{store}: no such store")
     kept, lost, damaged = rescue(store)
     click.echo(f"{store}: {kept:,} structures kept, {lost:,} lost; the damaged file is {damaged}")
+
+
+@command.command("why")
+@click.argument("store", type=_path)
+@click.argument("name", metavar="ID")
+@json_option
+@verbosity_options
+def why(store: Path, name: str, as_json: bool) -> None:
+    """Say how structure ID (a number) or result ID (such as r3) came about, back to the file it started from."""
+    from gracecli.cli.store_why import tree
+    from gracecli.store.store import Store
+
+    with Store(store) as opened:
+        lineage = opened.why(name)
+    if as_json:
+        emit_json("gracecli.store.why", 1, {"store": store, "id": name, **lineage.to_dict()}, UNITS)
+    else:
+        click.echo(tree(lineage))

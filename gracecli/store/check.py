@@ -115,6 +115,7 @@ def tolerant(path: Path) -> Iterator[Store]:
     store.path, store.mode, store.wait, store.durable = path, "r", 0.0, False
     store._handle = open_handle(path, swmr=False)
     store._columns = readers(store._handle)
+    store._indices = {}
     try:
         rows = store._handle.dataset(COMMITS)[:]
         valid = [row for row in rows if commits.alone_valid(row)]

@@ -8,7 +8,7 @@ number of items per row (atoms of a structure, bytes of its JSON) is a column ``
         offset      u8[N+1] ends in /atom           uid       u1[N,32] sha256 of the geometry as given
         cell        f8[N,3,3] Å, rows are vectors    label     u1[N,32] sha256(uid + method)
         pbc         u1[N] bits a=1 b=2 c=4           content   u1[N,32] sha256 of everything the row holds
-        natoms      u4[N]                            run       u4[N] row of /runs
+        natoms      u4[N]                            run       u4[N] row of /runs + 1 (0: none)
         energy      f8[N] eV, force-consistent       set       u2[N] row of /set_names (0: none)
         stress      f8[N,6] eV/Å^3, tensile-positive, xx yy zz yz xz xy
         present     u8[N] bits: which labels there are (Present)
@@ -23,6 +23,7 @@ number of items per row (atoms of a structure, bytes of its JSON) is a column ``
     /set_names/     name u1[48]                      /members/  structure u8, set u2, op u1 (1 in, 0 out), run u4
     /result/        kind u1[24], structure u8, final u8 (row of the resulting geometry), run u4, converged u1,
                     identity u1[32] sha256(geometry + model + settings), json_ofs u8[M+1], data_ofs u8[M+1]
+                    (gracecli.store.results; run is a row of /runs + 1, converged is exit code 0, final may be 2^64-1)
     /commits/rows   u8[C,20]: number, time (ns), rows of every axis, crc32 of the row, crc32 chained over all rows
 
 All results share one table, and ``kind`` is a column: a plugin's kind of result needs no new HDF5 object, which a file

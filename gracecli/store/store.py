@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ from gracecli.store.writer import Batch, Writer, structure_batch
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from gracecli.store.index import HashIndex
+    from gracecli.store.lineage import Node, Step
+    from gracecli.store.results import Calculation, Outcome, Recorded, Recorder
 
 Array = NDArray[Any]
 BATCH = 1000
@@ -75,6 +79,7 @@ class Store:
             raise InputError(f"{self.path} is not a store", "stores are made by `grace store add`")
         self._handle = open_handle(self.path, swmr)
         self._columns = readers(self._handle)
+        self._indices: dict[str, HashIndex] = {}
         self.commit = Commit()
         try:
             self.refresh()
@@ -282,6 +287,106 @@ class Store:
         if len(encoded) > COLUMNS["set_names/name"].shape[0]:
             raise InputError(f"the name of a set has at most 48 bytes: {name!r}")
         return len(known) + 1, {"set_names/name": np.frombuffer(encoded.ljust(48, b"\0"), "u1").reshape(1, 48)}
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def index(self, path: str) -> HashIndex:
+        """Rows by their hash: ``"structure/uid"``, ``"structure/label"``, ``"result/identity"``."""
+        from gracecli.store.index import HashIndex
+
+        return self._indices.setdefault(path, HashIndex(self, path))
+
+    def record(
+        self,
+        calculation: Calculation,
+        parent: Atoms | int,
+        values: Mapping[str, Any],
+        output: Atoms | None = None,
+        *,
+        exit_code: int = 0,
+        message: str = "",
+        units: Mapping[str, str] | None = None,
+        source: str = "",
+        argv: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> int:
+        """Commit one result with its structures and a run of its own; its number.
+
+        For many use :meth:`recording`. Parameters are those of :class:`gracecli.store.results.Outcome`; ``argv``
+        (default: this process) and ``seed`` describe the run.
+        """
+        from gracecli.store.results import Outcome
+
+        outcome = Outcome(calculation, parent, values, output, exit_code, message, units or {}, source)
+        return self.record_many([outcome], argv=argv, seed=seed)[0]
+
+    def record_many(
+        self, outcomes: Iterable[Outcome], *, argv: Sequence[str] | None = None, seed: int | None = None
+    ) -> list[int]:
+        """Commit results of one run, up to 200 at a time; their numbers."""
+        with self.recording(argv=argv, seed=seed) as recorder:
+            for outcome in outcomes:
+                recorder.add(outcome)
+        return recorder.ids
+
+    def recording(
+        self,
+        *,
+        argv: Sequence[str] | None = None,
+        seed: int | None = None,
+        files: Mapping[str, str] | None = None,
+    ) -> Recorder:
+        """Context that collects the results of one run and commits them in groups.
+
+        Parameters
+        ----------
+        argv : sequence of str, optional
+            Command line. [default: that of this process]
+        seed : int, optional
+        files : mapping, optional
+            Input files and their sha256.
+        """
+        from gracecli.store.results import Recorder
+        from gracecli.store.runs import Run
+
+        if self.mode != "a":
+            raise StoreError(f"{self.path} was opened for reading", "Store(path, 'a')")
+        return Recorder(self, Run.now(argv, seed=seed, files=files or {}))
+
+    def find(self, calculation: Calculation, atoms: Atoms, *, failed: bool = False) -> Recorded | None:
+        """Newest stored result of an identical calculation, or None.
+
+        Identical means the same :meth:`Calculation.key`: geometry, constraints, kind, model, precision, settings.
+
+        Parameters
+        ----------
+        calculation : Calculation
+        atoms : Atoms
+        failed : bool
+            Also take results with an exit code other than 0.
+        """
+        from gracecli.store.results import find
+
+        return find(self, calculation, atoms, failed=failed)
+
+    def result(self, number: int) -> Recorded:
+        """One result by its number."""
+        from gracecli.store.results import read_result
+
+        return read_result(self, number)
+
+    @property
+    def result_count(self) -> int:
+        """How many results there are."""
+        return self.commit.counts["result"]
+
+    def why(self, name: int | str) -> Node | Step:
+        """How structure ``12`` or result ``"r3"`` came about (:mod:`gracecli.store.lineage`)."""
+        from gracecli.store.lineage import why
+
+        return why(self, name)
+
+    # --- sets ---------------------------------------------------------------------------------------------------------
 
     def set_names(self) -> list[str]:
         """Names of the sets; set number ``i + 1`` has name ``i``."""

@@ -56,6 +56,14 @@ def formula(amounts: Any, reduced: bool = False) -> str:
     return "".join(f"{s}{found[s] // divisor if found[s] != divisor else ''}" for s in order)
 
 
+def formula_of(store: Store, number: int) -> str:
+    """Formula of one structure."""
+    first, last = (int(end) for end in store.column("structure/comp_ofs", number, number + 2))
+    amounts = np.zeros(len(SYMBOLS), np.uint32)
+    amounts[store.column("composition/Z", first, last)] = store.column("composition/n", first, last)
+    return formula(amounts)
+
+
 def rows(store: Store, indices: Sequence[int] | Any) -> list[tuple[Any, ...]]:
     """Rows (id, formula, atoms, energy, per atom, fmax, pressure, volume, sets) of some structures."""
     table = counts(store)

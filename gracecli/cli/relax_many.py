@@ -295,4 +295,3 @@ def _named(error: GraceError, name: str) -> GraceError:
     named = type(error)(f"{name}: {error.message}", error.hint)
     named.__cause__ = error.__cause__
     return named
-

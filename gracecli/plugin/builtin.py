@@ -10,6 +10,7 @@ from gracecli.plugin.specs import CommandSpec, EngineSpec, ExporterSpec, LossSpe
 _COMMANDS = {
     # name: (section, help)
     "relax": ("Structures", "Relax structures to the nearest energy minimum."),
+    "predict": ("Structures", "Energies, forces and stresses, and errors against labels."),
     "fit": ("Training", "Train a model on your data."),
     "store": ("Data", "Keep structures, labels and results in one file."),
     "models": ("Models", "List, inspect and add models."),

@@ -160,10 +160,7 @@ class JoinedLists:
             counts = atoms.counts.tolist()
             self._geometry = (
                 np.concatenate(
-                    [
-                        np.zeros((n, 3)) if r is None else r.positions
-                        for r, n in zip(references, counts, strict=True)
-                    ]
+                    [np.zeros((n, 3)) if r is None else r.positions for r, n in zip(references, counts, strict=True)]
                 ),
                 np.stack([np.eye(3) if r is None else r.frame for r in references]),
                 np.stack([nan if r is None else r.cell for r in references]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ class Segments:
         """Length (S,) of the longest row of ``vectors`` (R, 3)."""
         return np.sqrt(self.max(np.einsum("rx,rx->r", vectors, vectors)))
 
-    def spread(self, values: Array) -> Array:
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """``values`` (S, ...) repeated for every row (R, ...)."""
         return values[self.owner]
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from gracecli.errors import GraceError, InputError, UsageError
+from gracecli.errors import GraceError, InputError, PluginError, UsageError
+from gracecli.plugin.specs import describe
 
 Item = tuple[int, Any]
 Work = Callable[[Any, Sequence[Item]], Iterable[Item]]
@@ -230,11 +231,15 @@ def _on_dask(work: Work, configuration: Any, chunks: Iterator[Sequence[Item]], a
         while pending:
             future = next(queue)
             chunk = pending.pop(future.key)
-            error = future.exception()
-            if error is None:
+            failure = future.exception()
+            if failure is None:
                 yield from future.result()
-            elif not isinstance(error, KilledWorker):
-                raise error
+            elif isinstance(failure, GraceError):
+                raise failure
+            elif not isinstance(failure, KilledWorker):
+                raise PluginError(
+                    f"a Dask worker failed: {describe(failure)}", "are the same versions installed there?"
+                )
             elif len(chunk) == 1:
                 yield _lost(chunk[0][0])
             else:

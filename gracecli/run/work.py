@@ -100,16 +100,17 @@ def relax_chunk(
 
 
 def chunks_of(
-    structures: Iterable[tuple[int, Atoms]], atoms: int, structures_each: int
-) -> Iterator[list[tuple[int, Atoms]]]:
-    """Groups of at most so many atoms and structures (at least one)."""
-    chunk: list[tuple[int, Atoms]] = []
+    structures: Iterable[tuple[int, Any]], atoms: int, structures_each: int
+) -> Iterator[list[tuple[int, Any]]]:
+    """Groups of at most so many atoms and structures (at least one); what is no structure counts as no atoms."""
+    chunk: list[tuple[int, Any]] = []
     size = 0
     for item in structures:
-        if chunk and (size + len(item[1]) > atoms or len(chunk) >= structures_each):
+        more = len(item[1]) if isinstance(item[1], Atoms) else 0
+        if chunk and (size + more > atoms or len(chunk) >= structures_each):
             yield chunk
             chunk, size = [], 0
         chunk.append(item)
-        size += len(item[1])
+        size += more
     if chunk:
         yield chunk

@@ -153,7 +153,7 @@ def plot_parity(scores: Scores, path: Any) -> None:
     errors = scores.overall.errors()
     kinds = [name for name in scores.samples if scores.samples[name].seen]
     units = {"energy": ("eV/atom", "meV/atom"), "forces": ("eV/Å", "meV/Å"), "stress": ("GPa", "GPa")}
-    figure = Figure(figsize=(4.4 * len(kinds), 4.4), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(kinds), 4.9), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         sample = scores.samples[name]
         x, y = sample.pairs.T
@@ -164,7 +164,7 @@ def plot_parity(scores: Scores, path: Any) -> None:
         axis.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
         unit, small = units[name]
         axis.set(xlim=ends, ylim=ends, xlabel=f"{name}, label ({unit})", ylabel=f"{name}, model ({unit})")
-        axis.set_aspect("equal")
+        axis.set_box_aspect(1)
         mae, rmse = getattr(errors, f"{name}_mae"), getattr(errors, f"{name}_rmse")
         shown = f"{len(x):,} of {sample.seen:,} labels" if len(x) < sample.seen else f"{sample.seen:,} labels"
         axis.set_title(f"MAE {mae:.3g}, RMSE {rmse:.3g} {small}\n{shown}", fontsize=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gracecli.cli.many import Memory, wanted_structures
@@ -81,34 +81,30 @@ def outcome(entry: Entry, calculation: Calculation) -> Outcome:
 
 
 def relax_entries(
-    job: Job, entries: Sequence[Entry], choice: EngineChoice, label: str, options: Spread
-) -> Iterator[tuple[Entry, RelaxResult | GraceError]]:
-    """Relax the entries in the way asked for; results as they finish."""
+    job: Job, entries: Sequence[Entry], choice: EngineChoice, label: str, options: Spread, observer: Trajectories
+) -> Generator[tuple[Any, Any], None, None]:
+    """Relax the entries in the way asked for: (place in ``entries``, result or error) as they finish."""
     from gracecli.run.batch_evaluate import Budget
     from gracecli.run.batch_relax import relax_many
     from gracecli.run.spread import spread
     from gracecli.run.work import RelaxWork, chunks_of, relax_chunk
 
     inputs = [(i, entry.structure.atoms) for i, entry in enumerate(entries) if entry.structure is not None]
+    wanted = wanted_structures(options.batch)
     if options.spreads:
-        work = RelaxWork(choice, job.settings, label, wanted_structures(options.batch))
+        work = RelaxWork(choice, job.settings, label, wanted)
         each = max(1, sum(len(atoms) for _, atoms in inputs) // (4 * options.jobs))
         chunks = chunks_of(inputs, min(CHUNK_ATOMS, each), CHUNK_STRUCTURES)
-        for number, result in spread(relax_chunk, work, chunks, jobs=options.jobs, dask=options.dask):
-            yield entries[number], result
-        return
-    writers = _Trajectories(entries)
-    budget = Budget.of_machine(wanted_structures(options.batch))
-    observer = writers if writers.wanted else None
-    try:
-        for key, result in relax_many(
-            inputs, choice.create(), job.settings, model=label, budget=budget, observer=observer
-        ):
-            assert isinstance(key, int)
-            writers.close(key)
-            yield entries[key], result
-    finally:
-        writers.close_all()
+        yield from spread(relax_chunk, work, chunks, jobs=options.jobs, dask=options.dask)
+    else:
+        yield from relax_many(
+            inputs,
+            choice.create(),
+            job.settings,
+            model=label,
+            budget=Budget.of_machine(wanted),
+            observer=observer if observer.wanted else None,
+        )
 
 
 class Spread:
@@ -134,7 +130,7 @@ class Spread:
         return not few and job.settings.optimizer in ("lbfgs", "fire") and not job.settings.fix_symmetry
 
 
-class _Trajectories:
+class Trajectories:
     """Trajectory files of the structures in work."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -175,26 +171,44 @@ def run_many(
     from gracecli.run.spread import WorkerLost
 
     left = record.start(job)
-    writer = _Writer(job)
+    writer, trajectories = _Writer(job), Trajectories(left)
     bar = progress(total=len(job.runnable), description="relaxing", unit="structure")
     bar.update(len(job.runnable) - len(left))
+    results = relax_entries(job, left, choice, label, options, trajectories)
+
+    def take(key: int, result: RelaxResult | GraceError) -> None:
+        entry = left[key]
+        trajectories.close(key)
+        if isinstance(result, GraceError):
+            entry.error = _named(result, entry.name)
+            if isinstance(result, WorkerLost):
+                warn(entry.error.message)
+        else:
+            entry.result = result
+            record.add(entry)
+        bar.update(1)
+
     try:
-        for entry, result in relax_entries(job, left, choice, label, options):
-            if isinstance(result, GraceError):
-                entry.error = _named(result, entry.name)
-                if isinstance(result, WorkerLost):
-                    warn(entry.error.message)
-            else:
-                entry.result = result
-                record.add(entry)
-            bar.update(1)
+        for key, result in results:
+            take(key, result)
             writer.write_sometimes()
     except KeyboardInterrupt:
         job.interrupted = True
+        for key, result in _rest(results):
+            take(key, result)
     finally:
         bar.close()
+        trajectories.close_all()
         writer.write_all()
-    job.interrupted = job.interrupted or any(e.result is not None and e.result.status == "interrupted" for e in left)
+
+
+def _rest(results: Generator[tuple[Any, Any], None, None]) -> Iterator[tuple[Any, Any]]:
+    """What was in work when Ctrl-C came (here or in the generator, which then is at its end)."""
+    try:
+        yield results.throw(KeyboardInterrupt())
+        yield from results
+    except (KeyboardInterrupt, StopIteration):
+        return
 
 
 class _Writer:

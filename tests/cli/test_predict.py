@@ -15,21 +15,14 @@ from gracecli.cli.main import main
 from gracecli.fit.config import DataConfig
 from gracecli.fit.metrics import Prediction, full_report
 from gracecli.fit.scores import Sample, Scores, frame_of, plot_parity
-from gracecli.plugin.manager import get_plugin_manager, reset_plugin_manager
 from gracecli.run.structures import stream_structures
 
 
 @pytest.fixture
-def grace(tmp_path, monkeypatch):
-    """Call ``grace`` with the engine ``emt`` of grace-toy."""
-    import grace_toy
-
+def grace(emt_plugin, tmp_path, monkeypatch):
+    """Call ``grace predict`` with the engine ``slow-emt`` (see conftest.py)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GRACE_PLUGINS", "")
-    reset_plugin_manager()
-    get_plugin_manager().register(grace_toy, "toy")
-    yield lambda *words: CliRunner().invoke(main, ["predict", "--engine", "emt", *map(str, words)])
-    reset_plugin_manager()
+    return lambda *words: CliRunner().invoke(main, ["predict", "--engine", "slow-emt", *map(str, words)])
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """``grace relax`` of many structures: batches, processes, journal and resume, the store."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,60 +14,10 @@ from click.testing import CliRunner
 
 from gracecli import Store
 from gracecli.cli.main import main
-from gracecli.plugin.manager import GROUP, reset_plugin_manager
-
-ENGINE = """
-import os, time
-from gracecli.plugin import EngineSpec, hookimpl
-
-@hookimpl
-def gracecli_register_engines():
-    yield EngineSpec(name="slow-emt", help="EMT, slowly.", factory="slow_plugin:create", needs_model=False)
-
-def create(path, precision, hold=0.0, kill_atoms=0, **options):
-    from grace_toy.emt import EffectiveMedium
-
-    class Slow(EffectiveMedium):
-        name = "slow-emt"
-
-        def evaluate(self, graphs):
-            time.sleep(hold)
-            if any(len(g) == kill_atoms for g in graphs):
-                os.kill(os.getpid(), 9)
-            return super().evaluate(graphs)
-
-    return Slow()
-"""
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def site(tmp_path_factory):
-    """A folder with an installed plugin that brings the engine ``slow-emt``."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "slow_plugin.py").write_text(ENGINE)
-    info = folder / "slow_plugin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\nslow = slow_plugin\n")
-    return folder
-
-
-@pytest.fixture
-def environment(site, monkeypatch):
-    toy = ROOT / "plugins" / "grace-toy" / "src"
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.syspath_prepend(toy)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(toy), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("GRACE_PLUGINS", "slow")
-    sys.modules.pop("slow_plugin", None)
-    reset_plugin_manager()
-    yield
-    reset_plugin_manager()
-
-
-@pytest.fixture
-def grace(environment, tmp_path, monkeypatch):
+def grace(emt_plugin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
 
@@ -187,7 +135,7 @@ def test_a_killed_run_resumes_where_it_was(grace, copper, tmp_path, batch):
     assert grace(*words, "--resume").exit_code == 4  # nothing to go on with, and the file exists
 
 
-def test_an_interrupt_keeps_what_is_finished(environment, copper, tmp_path):
+def test_an_interrupt_keeps_what_is_finished(emt_plugin, copper, tmp_path):
     words = [*RELAX, str(copper), "--json", "--batch", "4", "--engine-option", "hold=0.05"]
     process = subprocess.Popen(
         [sys.executable, "-m", "gracecli.cli.main", *words], cwd=tmp_path, stdout=subprocess.PIPE,
@@ -236,10 +184,8 @@ def test_one_structure_is_answered_too(grace, tmp_path):
     assert "store (result 0" in found.stdout
 
 
-def test_a_store_is_an_input(grace, copper, tmp_path):
-    with Store(tmp_path / "in.h5", "a") as store:
-        for atoms in read(copper, ":"):
-            store.add(atoms)
+def test_a_store_is_an_input(grace, copper):
+    assert grace("store", "add", "in.h5", copper).exit_code == 0
     found = grace(*RELAX, "in.h5:natoms<10", "--json", "-o", "small.extxyz")
     assert found.exit_code == 0, found.stderr
     assert [entry["atoms"] for entry in document(found)["results"]] == [4, 8, 4, 8, 4, 8, 4]

@@ -47,9 +47,9 @@ def crystals():
     """Different sizes, elements and shapes; one with fixed atoms, one with selective dynamics in a skewed cell."""
     found = [
         disturbed(bulk("Cu", a=3.65), seed=1),
-        disturbed(bulk("Cu", cubic=True), 0.05, 0.1, seed=2),
+        disturbed(bulk("Cu", cubic=True), 0.04, 0.06, seed=2),
         disturbed(bulk("Al") * (2, 2, 1), seed=3),
-        disturbed(bulk("Cu", "hcp", a=2.6, c=4.3) * (2, 1, 1), 0.01, 0.1, seed=4),
+        disturbed(bulk("Cu", "hcp", a=2.6, c=4.3) * (2, 1, 1), 0.01, 0.04, seed=4),
         disturbed(bulk("Ni", cubic=True) * (2, 1, 1), 0.03, 0.05, seed=5),
     ]
     found[2].set_constraint(FixAtoms([0, 2]))
@@ -65,7 +65,7 @@ def many(structures, engine, settings, **options):
 # --- the same as one at a time --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "optimizer"), product(MODES, ("lbfgs", "fire")))
+@pytest.mark.parametrize(("mode", "optimizer"), [*product(MODES, ("lbfgs", "fire"))])
 def test_every_cell_mode_ends_where_one_at_a_time_does(engine, mode, optimizer):
     settings = RelaxSettings(cell=mode, optimizer=optimizer, fmax=1e-3, smax=1e-3)
     structures = crystals()
@@ -249,7 +249,7 @@ def test_an_interrupt_gives_what_was_reached(engine):
     found = {}
 
     def collect():
-        for key, result in relax_many(enumerate(crystals()), Stops(engine), RelaxSettings(fmax=1e-6)):
+        for key, result in relax_many(enumerate(crystals()[1:]), Stops(engine), RelaxSettings(fmax=1e-6)):
             found[key] = result
 
     with pytest.raises(KeyboardInterrupt):

@@ -3,7 +3,8 @@
 The work function takes a configuration and a list of (number, input) and yields (number, result) as they finish; all
 of them are pickled. Results reach the caller as they come; nothing is written by workers. Inputs of a worker that is
 lost (killed, out of memory) are tried again, each alone; an input that loses its worker a second time is reported as
-failed. On a Dask cluster the scheduler itself repeats lost work first, as often as its ``allowed-failures`` says.
+failed. On a Dask cluster the scheduler itself repeats lost work first, as often as its ``allowed-failures`` says; what
+it then gives up is tried at the end, one input at a time.
 """
 
 from __future__ import annotations
@@ -217,6 +218,7 @@ def _on_dask(work: Work, configuration: Any, chunks: Iterator[Sequence[Item]], a
     with client:
         queue = as_completed(loop=client.loop)
         pending: dict[Any, Sequence[Item]] = {}
+        suspects: list[Item] = []
 
         def submit(chunk: Sequence[Item]) -> None:
             future = client.submit(_chunk_results, work, configuration, chunk, pure=False)
@@ -240,11 +242,12 @@ def _on_dask(work: Work, configuration: Any, chunks: Iterator[Sequence[Item]], a
                 raise PluginError(
                     f"a Dask worker failed: {describe(failure)}", "are the same versions installed there?"
                 )
-            elif len(chunk) == 1:
-                yield _lost(chunk[0][0])
             else:
-                for item in chunk:
-                    submit([item])
+                suspects += chunk
             following = next(chunks, None)
             if following is not None:
                 submit(following)
+        # Tasks also die with a worker that another task has killed; alone on the cluster there is no doubt.
+        for item in suspects:
+            future = client.submit(_chunk_results, work, configuration, [item], pure=False)
+            yield from [_lost(item[0])] if isinstance(future.exception(), KilledWorker) else future.result()

@@ -1,5 +1,6 @@
 """Work spread over processes: everything is answered once, lost workers' work is repeated, killers are reported."""
 
+import json
 import os
 import signal
 import subprocess
@@ -101,34 +102,33 @@ def test_without_distributed_the_extra_is_named(double, tmp_path, monkeypatch):
 def cluster(tmp_path):
     """A scheduler and two worker processes (with nannies, which replace a killed worker), as on a real cluster."""
     pytest.importorskip("distributed")
-    scheduler_file = tmp_path / "scheduler.json"
+    file = tmp_path / "scheduler.json"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
-    environment["PYTHONWARNINGS"] = "ignore"
-    common = ["--scheduler-file", str(scheduler_file)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "cwd": tmp_path}
-    dask = [sys.executable, "-m", "distributed.cli"]
-    processes = [
-        subprocess.Popen(
-            [*dask[:2], "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", *common], **quiet
-        )
-    ]
-    for _ in range(100):
-        if scheduler_file.exists() and scheduler_file.stat().st_size:
-            break
+    options = ["--no-dashboard", "--scheduler-file", str(file)]
+    commands = [["scheduler", "--port", "0", *options], *[["worker", "--nthreads", "1", *options]] * 2]
+    processes = []
+    try:
+        for words in commands:
+            with (tmp_path / f"log-{len(processes)}").open("w") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "dask", *words], stdout=log, stderr=log, env=environment, cwd=tmp_path
+                    )
+                )
+            while not (file.exists() and file.stat().st_size):
+                assert processes[0].poll() is None, (tmp_path / "log-0").read_text()
+                time.sleep(0.1)
         time.sleep(0.1)
-    for _ in range(2):
-        processes.append(
-            subprocess.Popen(
-                [*dask[:2], "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard", *common], **quiet
-            )
-        )
-    import json
-
-    yield json.loads(scheduler_file.read_text())["address"]
-    for process in reversed(processes):
-        process.terminate()
-    for process in processes:
-        process.wait(20)
+        yield json.loads(file.read_text())["address"]
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gracecli.cli.many import Memory, spread_options, store_options
 from gracecli.cli.options import (
     config_option,
     force_option,
@@ -16,10 +17,12 @@ from gracecli.cli.options import (
     verbosity_options,
 )
 from gracecli.cli.relax_job import Job, report_statistics, terminable
+from gracecli.cli.relax_many import Recording, Spread, open_journal, run_many
 from gracecli.errors import UsageError
 
 if TYPE_CHECKING:
     from gracecli.engine.calculator import GraceCalculator
+    from gracecli.run.work import EngineChoice
 
 
 @click.command(short_help="Relax structures.")
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
     metavar="FILE.extxyz",
     help="Write every step here; a folder for several structures.",
 )
+@spread_options
+@store_options
+@click.option("--resume", is_flag=True, help="Go on with a run over many structures that was stopped.")
 @output_option
 @force_option
 @json_option
@@ -71,6 +77,12 @@ def command(
     precision: str | None,
     engine_option: dict[str, Any],
     trajectory: Path | None,
+    batch: str,
+    jobs: int,
+    dask: str | None,
+    store: Path | None,
+    rerun: bool,
+    resume: bool,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -78,9 +90,12 @@ def command(
 ) -> int:
     """Relax STRUCTUREs to the nearest energy minimum.
 
-    A STRUCTURE is a POSCAR, CIF, extxyz (every frame) or any other file that ASE reads; FILE@INDEX picks frames.
-    Relaxed structures go to NAME.relaxed.EXT in the current folder, in the format of the input; -o names a file, or a
-    folder for several. Constraints of the input (selective dynamics) are kept.
+    A STRUCTURE is a POSCAR, CIF, extxyz (every frame) or any other file that ASE reads; FILE@INDEX picks frames,
+    STORE.h5:QUERY structures of a store. Relaxed structures go to NAME.relaxed.EXT in the current folder, in the format
+    of the input; -o names a file, or a folder for several. Constraints of the input (selective dynamics) are kept.
+
+    Several structures are relaxed at once where the optimizer is lbfgs or fire (--batch). What is finished is kept in
+    a journal beside the outputs: after a kill or Ctrl-C the same command with --resume goes on with what is missing.
 
     \b
     Exit codes: 0 all converged; 3 not converged (results written, flagged); 4 bad input; 5 some of many failed;
@@ -90,14 +105,33 @@ def command(
 
     settings = RelaxSettings(**options)
     _check_optimizer(settings.optimizer)
+    spread, memory = Spread(batch, jobs, dask), Memory(store, rerun)
     job = Job(settings, as_json=as_json)
     job.read(structures)
-    job.plan(output, trajectory, force)
+    job.plan(output, trajectory, force or resume)
     if job.runnable:
-        calculator = _calculator(model, engine, precision, engine_option)
-        with terminable():
-            job.run(calculator)
-        report_statistics(calculator)
+        from gracecli.run.work import EngineChoice
+
+        choice = EngineChoice.of(model, engine, precision, engine_option)
+        calculation = choice.calculation("relax", model, settings.to_dict())
+        journal = open_journal(job, calculation, resume, force)
+        if resume and not force and (journal is None or not journal.done):
+            job.plan(output, trajectory, force)  # nothing to go on with: existing files are not this run's
+        finished = False
+        try:
+            with terminable(), memory.open():
+                record = Recording(calculation, memory, journal)
+                if spread.is_many(job):
+                    run_many(job, choice, choice.label(model), spread, record)
+                else:
+                    calculator = _calculator(choice, model)
+                    job.run(calculator, record)
+                    report_statistics(calculator)
+                memory.ends_with = job.exit_code
+            finished = not job.interrupted
+        finally:
+            if journal is not None:
+                journal.close(finished)
     job.print()
     return job.finish()
 
@@ -113,13 +147,9 @@ def _check_optimizer(name: str) -> None:
         raise UsageError(f"no optimizer is called {name!r}", suggestion(name, manager.optimizers()))
 
 
-def _calculator(model: str | None, engine: str, precision: str | None, options: dict[str, Any]) -> GraceCalculator:
+def _calculator(choice: EngineChoice, given: str | None) -> GraceCalculator:
     from gracecli.engine.calculator import GraceCalculator
-    from gracecli.engine.create import choose_engine
-    from gracecli.registry.resolve import DEFAULT_MODEL
 
-    calculator = GraceCalculator(model=model, engine=engine, precision=precision, **options)
-    used = calculator.engine
-    name = str(model) if model else DEFAULT_MODEL if choose_engine(engine).needs_model else used.name
-    calculator.model_name = f"{name} ({used.name}, {used.precision})"
+    calculator = GraceCalculator(engine=choice.create())
+    calculator.model_name = choice.label(given)
     return calculator

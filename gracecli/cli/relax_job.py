@@ -18,6 +18,7 @@ from gracecli.cli.output import emit_json, note, verbosity, warn
 from gracecli.errors import GraceError, InputError, PartialFailureError
 
 if TYPE_CHECKING:
+    from gracecli.cli.relax_many import Recording
     from gracecli.engine.calculator import GraceCalculator
     from gracecli.run.outputs import Target, TrajectoryWriter
     from gracecli.run.relax import RelaxStep
@@ -39,6 +40,9 @@ class Entry:
     trajectory: Path | None = None
     result: RelaxResult | None = None
     error: GraceError | None = None
+    settings: RelaxSettings = None  # type: ignore[assignment]
+    source: str = "computed"  # or "store", "resumed"
+    stored: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -60,7 +64,8 @@ class Entry:
             "output": self.target and str(self.target.path),
             "trajectory": self.trajectory and str(self.trajectory),
         }
-        return {**source, **document, **files}
+        origin = {"source": self.source, "store_result": self.stored}
+        return {**source, **document, **files, **origin}
 
 
 @dataclass
@@ -77,6 +82,11 @@ class Job:
         """Entries that can be relaxed."""
         return [entry for entry in self.entries if entry.structure is not None and entry.error is None]
 
+    @property
+    def runnable_or_failed(self) -> list[Entry]:
+        """Entries with an output file, whatever came of them."""
+        return [entry for entry in self.entries if entry.target is not None]
+
     def read(self, arguments: Sequence[str]) -> None:
         """Read everything first: a typing error in the last name shows before the first run."""
         from gracecli.run.structures import Structure, read_structures
@@ -88,7 +98,7 @@ class Job:
                 found = [error]
             for number, item in enumerate(found):
                 if isinstance(item, Structure):
-                    self.entries.append(Entry(item.name, structure=item))
+                    self.entries.append(Entry(item.name, structure=item, settings=self.settings))
                     for text in item.notes:
                         warn(text)
                 else:
@@ -138,13 +148,16 @@ class Job:
             assert entry.trajectory is not None
             check_writable(entry.trajectory, force)
 
-    def run(self, calculator: GraceCalculator) -> None:
+    def run(self, calculator: GraceCalculator, record: Recording) -> None:
         """Relax one after the other; a failure of one does not stop the others."""
-        entries = self.runnable
+        entries = record.start(self)
+        for target in {id(entry.target): entry.target for entry in self.runnable if entry.result is not None}.values():
+            self.write(target)
         written = time.monotonic()
         for number, entry in enumerate(entries):
             try:
                 self._relax(entry, calculator)
+                record.add(entry)
             except KeyboardInterrupt:
                 self.interrupted = True
             except GraceError as error:
@@ -160,7 +173,7 @@ class Job:
             stop = self.interrupted or (entry.result is not None and entry.result.status == "interrupted")
             last = stop or following is None or following.target is not entry.target
             if last or time.monotonic() - written > REWRITE_SECONDS:
-                self._write(entry.target)
+                self.write(entry.target)
                 written = time.monotonic()
             if stop:
                 self.interrupted = True
@@ -180,7 +193,7 @@ class Job:
             if writer is not None:
                 writer.close()
 
-    def _write(self, target: Target | None) -> None:
+    def write(self, target: Target | None) -> None:
         """Write all results so far that belong into ``target``."""
         from gracecli.run.outputs import write_structures
 
@@ -193,6 +206,14 @@ class Job:
                 comments.append(entry.result.status)
         if frames and target is not None:
             write_structures(target, frames, f"grace relax: {', '.join(dict.fromkeys(comments))}")
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        if self.interrupted:
+            return INTERRUPTED
+        codes = {entry.exit_code for entry in self.entries}
+        return codes.pop() if len(codes) == 1 else PartialFailureError.exit_code
 
     def print(self) -> None:
         """The result on stdout."""
@@ -221,7 +242,9 @@ class Job:
             done = [entry for entry in self.entries if entry.result is not None]
             left = len(self.entries) - len(done)
             kept = f"; the last geometry is in {done[-1].target.path}" if done and done[-1].target else ""
-            click.echo(f"grace: interrupted{kept}" + (f"; {left} structures not relaxed" if left else ""), err=True)
+            more = f"; {left} structures not relaxed" if left else ""
+            resume = "; the same command with --resume goes on" if len(self.entries) > 1 else ""
+            click.echo(f"grace: interrupted{kept}{more}{resume}", err=True)
             return INTERRUPTED
         failed = [entry for entry in self.entries if entry.exit_code]
         if not failed:

@@ -54,6 +54,8 @@ def relax_card(result: Document) -> str:
     lines.append(f"  farthest move     {result['max_displacement']:.4f} Å")
     if result.get("output"):
         lines.append(f"  written to        {result['output']}")
+    if result.get("source") == "store":
+        lines.append(f"  source            store (result {result['store_result']}; --rerun computes it again)")
     if result["message"]:
         lines.append(f"  {_STATUS[result['status']]:<17} {result['message']}")
     lines += [f"  warning           {text}" for text in result["warnings"]]
@@ -72,6 +74,7 @@ def relax_summary(results: Sequence[Document]) -> str:
         Column("stress left", "GPa", ".4f"),
         Column("volume", "Å³", ".3f"),
         "space group",
+        "source",
         "written to",
     ]
     names = _short_names([result["name"] for result in results])
@@ -95,7 +98,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 def _summary_row(result: Document, name: str) -> list[Any]:
     if result["status"] == "failed":
-        return [name, "FAILED", *[None] * 8]
+        return [name, "FAILED", *[None] * 9]
     before, after = result["initial"], result["final"]
     return [
         name,
@@ -107,6 +110,7 @@ def _summary_row(result: Document, name: str) -> list[Any]:
         after["max_stress"],
         after["volume"],
         _group(after["space_group"]),
+        result["source"] if result.get("source", "computed") != "computed" else None,
         result.get("output"),
     ]
 

@@ -27,7 +27,7 @@ periodicity, or a wrapped atom (a jump by a lattice vector breaks (*)), makes a 
 =================  =============================================
 symbol             variable
 =================  =============================================
-``R, H0``          ``_Reference.positions``, ``_Reference.frame``
+``R, H0``          ``Reference.positions``, ``Reference.frame``
 ``r, H``           ``positions``, ``cell``
 ``F, sigma_min``   ``deformation``, ``smallest_stretch``
 ``u``              ``displacement``
@@ -64,8 +64,8 @@ PairCutoff = Array | Callable[[IntArray], Array | None] | None
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """What a reusable list remembers."""
+class Reference:
+    """What a reusable list remembers: bonds up to cutoff + skin, and the geometry they were found at."""
 
     numbers: IntArray
     pbc: NDArray[np.bool_]
@@ -141,7 +141,7 @@ class NeighbourList:
         self.rebuilds = 0
         self._pair_cutoff = pair_cutoff
         self._filter = bond_filter or near_bonds
-        self._reference: _Reference | None = None
+        self._reference: Reference | None = None
 
     def graph(self, atoms: Atoms) -> Graph:
         """The bonds of ``atoms`` as :func:`build_graph` gives them, to the last bit and in the same order."""
@@ -150,7 +150,7 @@ class NeighbourList:
         cell = np.array(atoms.cell.array, dtype=np.float64)
         reference = self._reference
         if reference is None or not self._still_holds(reference, atoms, positions, cell):
-            self._reference = reference = self._build(atoms, positions, cell)
+            self._reference = reference = self.build(atoms, positions, cell)
             self.rebuilds += 1
         near = self._filter(reference.bonds, positions, cell, reference.squared_cutoff)
         return Graph(
@@ -163,7 +163,8 @@ class NeighbourList:
             shortest=near.shortest,
         )
 
-    def _build(self, atoms: Atoms, positions: Array, cell: Array) -> _Reference:
+    def build(self, atoms: Atoms, positions: Array, cell: Array) -> Reference:
+        """A new list of ``atoms`` at ``positions`` (N, 3) and ``cell`` (3, 3), both in Å."""
         numbers = np.array(atoms.numbers, dtype=np.int32)
         pbc = np.array(atoms.pbc, dtype=bool)
         frame = periodic_frame(cell, pbc)
@@ -180,7 +181,7 @@ class NeighbourList:
             bonds = select(bonds, np.flatnonzero(near))
             squared_cutoff = per_bond[near] ** 2
             extremes = (float(matrix.min()), float(matrix.max()))
-        return _Reference(numbers, pbc, positions, cell, frame, bonds, squared_cutoff, extremes)
+        return Reference(numbers, pbc, positions, cell, frame, bonds, squared_cutoff, extremes)
 
     def _pair_matrix(self, numbers: IntArray) -> tuple[Array | None, NDArray[np.intp]]:
         """Pair cutoffs and the row of every atom in them."""
@@ -196,7 +197,7 @@ class NeighbourList:
             )
         return matrix, element
 
-    def _still_holds(self, reference: _Reference, atoms: Atoms, positions: Array, cell: Array) -> bool:
+    def _still_holds(self, reference: Reference, atoms: Atoms, positions: Array, cell: Array) -> bool:
         """Whether criterion (*) of the module docstring guarantees that the stored list misses no bond."""
         if self.skin == 0.0 or len(positions) == 0 or not np.array_equal(reference.numbers, atoms.numbers):
             return False

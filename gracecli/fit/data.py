@@ -239,6 +239,34 @@ def _frame(atoms: Atoms, source: str, name: str, energy_key: str, data: DataConf
     return frame
 
 
+def permissive_frame(atoms: Atoms, source: str, set_name: str, data: DataConfig) -> Frame:
+    """A structure of which any label may be missing (NaN).
+
+    Raises
+    ------
+    InputError
+        A label that cannot be one (wrong size, not a number).
+    """
+    energy, key = _energy(atoms, data.energy_key)
+    forces, stress = _label(atoms, data.forces_key, "forces"), _label(atoms, data.stress_key, "stress")
+    size = len(atoms)
+    if forces is not None and np.shape(forces) != (size, 3):
+        raise InputError(f"{source}: forces of shape {np.shape(forces)} for {size} atoms")
+    if not atoms.pbc.all():
+        stress = None
+    frame = Frame(
+        Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc),
+        energy,
+        np.full((size, 3), np.nan) if forces is None else np.array(forces, dtype=float),
+        np.full(6, np.nan) if stress is None else _voigt(np.asarray(stress, dtype=float), source),
+        _config_type(atoms),
+        set_name,
+        source,
+    )
+    _check_finite(frame, key is not None, forces is not None, stress is not None)
+    return frame
+
+
 def _check_finite(frame: Frame, energy: bool, forces: bool, stress: bool) -> None:
     values = {"positions": frame.atoms.positions, "cell": frame.atoms.cell.array}
     values |= {"energy": np.array(frame.energy)} if energy else {}

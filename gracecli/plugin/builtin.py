@@ -12,6 +12,7 @@ _COMMANDS = {
     "relax": ("Structures", "Relax structures to the nearest energy minimum."),
     "elastic": ("Structures", "Elastic constants of crystals, moduli, Born stability."),
     "phonons": ("Structures", "Phonons of crystals: bands, thermal properties, stability."),
+    "predict": ("Structures", "Energies, forces and stresses, and errors against labels."),
     "fit": ("Training", "Train a model on your data."),
     "store": ("Data", "Keep structures, labels and results in one file."),
     "models": ("Models", "List, inspect and add models."),

@@ -29,8 +29,8 @@ VOLUME_FACTOR = 8.0
 
 
 @dataclass
-class _Start:
-    """What the first evaluation found: the reference for "exploded"."""
+class Start:
+    """What the first evaluation found (eV/atom, eV/Å, Å^3): the reference for "exploded"."""
 
     energy: float
     force: float
@@ -65,7 +65,7 @@ class GuardedCalculator(Calculator):
         self.last_good: Atoms | None = None
         self.failed = False
         self._wanted = ["energy", "forces", *(["stress"] if need_stress else [])]
-        self._start: _Start | None = None
+        self._start: Start | None = None
 
     def calculate(
         self,
@@ -97,31 +97,45 @@ class GuardedCalculator(Calculator):
         checked = [name for name in self._wanted if name in results]
         for name in checked:
             if not np.all(np.isfinite(results[name])):
-                raise PhysicsError(
-                    f"the model returned a not-a-number {name} after {self.evaluations} evaluations",
-                    "the geometry is outside the model's range; the last good one was kept",
-                )
+                raise not_a_number(name, self.evaluations)
         count = len(self.atoms)
         force = float(np.linalg.norm(results["forces"], axis=1).max())
         volume = self.atoms.cell.volume if self.atoms.pbc.all() else 0.0
         energy = float(results["energy"]) / count
         if self._start is None:
-            self._start = _Start(energy, force, volume)
+            self._start = Start(energy, force, volume)
             return
-        start = self._start
-        reason = None
-        fell = start.energy - energy if start.force < SANE_FORCE else 0.0
-        if max(energy - start.energy, fell) > ENERGY_WINDOW:
-            reason = f"the energy changed by {energy - start.energy:+.0f} eV/atom"
-        elif force > max(FORCE_LIMIT, 2.0 * start.force):
-            reason = f"a force reached {force:.3g} eV/Å"
-        elif volume and not 1.0 / VOLUME_FACTOR < volume / start.volume < VOLUME_FACTOR:
-            reason = f"the volume changed by a factor of {volume / start.volume:.2g}"
+        reason = why_exploded(self._start, energy, force, volume)
         if reason is not None:
-            raise PhysicsError(
-                f"the relaxation exploded: {reason} after {self.evaluations} evaluations",
-                "check the input geometry and the model's range; the last good geometry was kept",
-            )
+            raise exploded(reason, self.evaluations)
+
+
+def why_exploded(start: Start, energy: float, force: float, volume: float) -> str | None:
+    """What is out of every credible range (eV/atom, eV/Å, Å^3), or None."""
+    fell = start.energy - energy if start.force < SANE_FORCE else 0.0
+    if max(energy - start.energy, fell) > ENERGY_WINDOW:
+        return f"the energy changed by {energy - start.energy:+.0f} eV/atom"
+    if force > max(FORCE_LIMIT, 2.0 * start.force):
+        return f"a force reached {force:.3g} eV/Å"
+    if volume and not 1.0 / VOLUME_FACTOR < volume / start.volume < VOLUME_FACTOR:
+        return f"the volume changed by a factor of {volume / start.volume:.2g}"
+    return None
+
+
+def exploded(reason: str, evaluations: int) -> PhysicsError:
+    """The error of a relaxation that left every credible range."""
+    return PhysicsError(
+        f"the relaxation exploded: {reason} after {evaluations} evaluations",
+        "check the input geometry and the model's range; the last good geometry was kept",
+    )
+
+
+def not_a_number(name: str, evaluations: int) -> PhysicsError:
+    """The error of a model that returns NaN or infinity."""
+    return PhysicsError(
+        f"the model returned a not-a-number {name} after {evaluations} evaluations",
+        "the geometry is outside the model's range; the last good one was kept",
+    )
 
 
 def _standard(results: dict[str, Any]) -> dict[str, Any]:

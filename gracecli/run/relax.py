@@ -26,9 +26,9 @@ from ase.units import GPa
 from gracecli.errors import InputError, PhysicsError
 from gracecli.plugin.manager import get_plugin_manager
 from gracecli.plugin.specs import OptimizerSpec
+from gracecli.run.assemble import assemble, climb_warnings, left_over, prepared
 from gracecli.run.cell import CellFilter, residual_stress
-from gracecli.run.checks import advice, cell_warnings, input_warnings
-from gracecli.run.constraints import exact_constraints, hold_symmetry
+from gracecli.run.checks import input_warnings
 from gracecli.run.guard import GuardedCalculator
 from gracecli.run.optimizers import (
     FIRE_STEPS,
@@ -117,19 +117,7 @@ class _Run:
         self.warnings = input_warnings(atoms, settings)
         periodic = bool(atoms.pbc.all())
         has_stress = "stress" in calculator.implemented_properties
-        if settings.cell != "none" and not (periodic and atoms.cell.rank == 3):
-            raise InputError(
-                f"--cell {settings.cell} needs a structure that is periodic in three directions", "use --cell none"
-            )
-        if settings.cell != "none" and not has_stress:
-            raise InputError(f"{self.model or 'the calculator'} gives no stress to relax the cell with")
-        self.atoms = atoms.copy()
-        self.atoms.arrays.pop("momenta", None)
-        self.atoms.set_constraint(exact_constraints(self.atoms.constraints))
-        if settings.fix_symmetry:
-            if not periodic:
-                raise InputError("--fix-symmetry needs a structure that is periodic in three directions")
-            hold_symmetry(self.atoms, settings.symmetry_tolerance)
+        self.atoms = prepared(atoms, settings, has_stress, self.model)
         self.reference = self.atoms.copy()
         self.guard = GuardedCalculator(calculator, need_stress=periodic and has_stress)
         self.atoms.calc = self.guard
@@ -207,7 +195,8 @@ class _Run:
         if self._is_converged(step):
             return "converged", ""
         if step.number >= self.settings.steps:
-            return "not-converged", f"not converged in {step.number} steps: {self._left(step)}"
+            left = left_over(self.settings, step.max_force, step.max_stress)
+            return "not-converged", f"not converged in {step.number} steps: {left}"
         return None
 
     def _gave_up(self, reason: str) -> tuple[Status, str]:
@@ -217,38 +206,20 @@ class _Run:
         """Assemble the result from the last good geometry."""
         assert self.initial is not None
         assert self.guard.last_good is not None
-        evaluated = self._evaluated()
-        final = State.of(evaluated, self.settings)
-        after = [*cell_warnings(evaluated, self.initial, final), *advice(self.input, final, self.settings)]
-        scaled = self.reference.cell.scaled_positions if self.reference.cell.rank == 3 else None
-        moved = evaluated.positions - self.reference.positions
-        if scaled is not None:
-            fraction = evaluated.cell.scaled_positions(evaluated.positions) - scaled(self.reference.positions)
-            moved = fraction @ evaluated.cell[:]
-        output = evaluated.copy()
-        output.set_constraint(self.input.constraints)
-        output.calc = evaluated.calc
-        output.calc.atoms = output.copy()
-        return RelaxResult(
-            atoms=output,
-            settings=self.settings,
+        return assemble(
+            self.input,
+            self.reference,
+            self._evaluated(),
+            self.initial,
+            self.settings,
             status=status,
             message=message,
-            initial=self.initial,
-            final=final,
-            max_displacement=float(np.linalg.norm(moved, axis=1).max()),
             steps=self.steps,
             force_calls=self.guard.evaluations,
             wall_time=seconds,
             model=self.model,
-            warnings=(*self.warnings, *self._climbed(), *after),
+            warnings=[*self.warnings, *climb_warnings(self.settings, self.climbs)],
         )
-
-    def _climbed(self) -> list[str]:
-        if not self.climbs:
-            return []
-        times = "once" if self.climbs == 1 else f"{self.climbs} times"
-        return [f"{self.settings.optimizer} climbed {times}: went back to the lowest point and on with fire for a bit"]
 
     def _optimizer(self) -> Any:
         """The optimizer on the filter of the cell mode."""
@@ -293,12 +264,6 @@ class _Run:
         return step.max_force <= self.settings.fmax and (
             step.max_stress is None or step.max_stress <= self.settings.smax
         )
-
-    def _left(self, step: RelaxStep) -> str:
-        text = f"residual force {step.max_force:.3g} eV/Å (fmax {self.settings.fmax:g})"
-        if step.max_stress is not None:
-            text += f", residual stress {step.max_stress:.3g} GPa (smax {self.settings.smax:g})"
-        return text
 
     def _evaluated(self) -> Atoms:
         """The last good geometry with its results."""

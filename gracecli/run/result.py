@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -165,6 +166,26 @@ class State:
             "space_group": self.space_group.to_dict(),
         }
 
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> State:
+        """The state that :meth:`to_dict` wrote (the cell of a structure without volume is not in it: zero)."""
+        has_cell = document["volume"] is not None
+        stress, left = document["stress"], document["max_stress"]
+        return cls(
+            energy=document["energy"],
+            energy_per_atom=document["energy_per_atom"],
+            enthalpy=document["enthalpy"],
+            max_force=document["max_force"],
+            max_force_with_fixed=document["max_force_with_fixed"],
+            stress=None if stress is None else np.array(stress) * GPa,
+            max_stress=None if left is None else left * GPa,
+            volume=document["volume"],
+            cell=np.array(document["cell"]) if has_cell else np.zeros((3, 3)),
+            lengths=np.array(document["lengths"]) if has_cell else np.zeros(3),
+            angles=np.array(document["angles"]) if has_cell else np.full(3, 90.0),
+            space_group=SpaceGroup(**document["space_group"]),
+        )
+
 
 def _largest(forces: Array) -> float:
     """Largest force norm in eV/Å."""
@@ -238,3 +259,21 @@ class RelaxResult:
             "wall_time": self.wall_time,
             "warnings": list(self.warnings),
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], atoms: Atoms, settings: RelaxSettings) -> RelaxResult:
+        """The result of which :meth:`to_dict` is the document and ``atoms`` the final geometry, results attached."""
+        return cls(
+            atoms=atoms,
+            settings=settings,
+            status=document["status"],
+            message=document["message"],
+            initial=State.from_dict(document["initial"]),
+            final=State.from_dict(document["final"]),
+            max_displacement=document["max_displacement"],
+            steps=document["steps"],
+            force_calls=document["force_calls"],
+            wall_time=document["wall_time"],
+            model=document["model"],
+            warnings=tuple(document["warnings"]),
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,67 @@ def read_frames(path: Path, index: Any = None, name: str = "") -> Frames:
     return Frames(format_name, images, direct, notes)
 
 
+def stream_structures(argument: str) -> Iterator[Structure | GraceError]:
+    """Structures of one command-line argument as :func:`read_structures` gives them, one in memory at a time.
+
+    Streamed are extxyz files and stores; other formats hold few structures and are read as a whole.
+    """
+    path, index = Path(argument), None
+    if "@" in argument and not path.exists():
+        path, index = _split(argument)
+    streamed = path.suffix.lower() in (".extxyz", ".xyz") and path.is_file() and path.stat().st_size > 0
+    if any(path.suffix.lower() in spec.suffixes for spec in get_plugin_manager().readers().values()):
+        streamed = False
+    if streamed and (index is None or isinstance(index, slice)):
+        yield from _stream_extxyz(argument, path, index)
+    elif (split := _split_store(argument)) is not None:
+        yield from _stream_store(argument, *split)
+    else:
+        yield from read_structures(argument)
+
+
+def _stream_extxyz(argument: str, path: Path, index: slice | None) -> Iterator[Structure | GraceError]:
+    import ase.io
+
+    frames = ase.io.iread(path, index=slice(None) if index is None else index, format="extxyz")
+    number = 0
+    while True:
+        name = f"{argument}#{number + 1}"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                atoms = next(frames, None)
+        except Exception as error:  # ASE's readers raise anything
+            raise InputError(f"{name}: {_reason(error, path)}") from error
+        if atoms is None:
+            break
+        try:
+            check_structure(atoms, name)
+            yield Structure(name, path, "extxyz", atoms, number)
+        except InputError as error:
+            yield error
+        number += 1
+    if number == 0:
+        raise InputError(f"{argument}: no structure in the file")
+
+
+def _stream_store(argument: str, path: str, query: str) -> Iterator[Structure | GraceError]:
+    from gracecli.store.store import Store
+
+    with Store(path) as store:
+        numbers = store.query(query)
+        if not len(numbers):
+            raise InputError(f"{argument}: no structure matches", f"`grace store query {path}` lists them")
+        for frame, number in enumerate(numbers):
+            name = f"{path}:{number}"
+            try:
+                atoms = store.atoms(int(number))
+                check_structure(atoms, name)
+                yield Structure(name, Path(path), "gracecli-store", atoms, frame, len(numbers))
+            except InputError as error:
+                yield error
+
+
 def format_of(path: Path, read: bool = True) -> str:
     """ASE's name of a file's format.
 
@@ -163,16 +224,12 @@ def format_of(path: Path, read: bool = True) -> str:
 
 def _from_store(argument: str) -> list[Structure | GraceError] | None:
     """Structures of ``store.h5`` or ``store.h5:QUERY``; None when the argument is something else."""
-    path, separator, query = argument.partition(":")
-    if Path(argument).exists() or not separator:
-        path, query = argument, ""
-    if not Path(path).is_file() or Path(path).suffix not in (".h5", ".hdf5"):
+    split = _split_store(argument)
+    if split is None:
         return None
-    from gracecli.store.schema import is_store
+    path, query = split
     from gracecli.store.store import Store
 
-    if not is_store(path):
-        return None
     with Store(path) as store:
         numbers = store.query(query)
         if not len(numbers):
@@ -187,6 +244,18 @@ def _from_store(argument: str) -> list[Structure | GraceError] | None:
         except InputError as error:
             found.append(error)
     return found
+
+
+def _split_store(argument: str) -> tuple[str, str] | None:
+    """Path and query of ``store.h5`` or ``store.h5:QUERY``."""
+    path, separator, query = argument.partition(":")
+    if Path(argument).exists() or not separator:
+        path, query = argument, ""
+    if not Path(path).is_file() or Path(path).suffix not in (".h5", ".hdf5"):
+        return None
+    from gracecli.store.schema import is_store
+
+    return (path, query) if is_store(path) else None
 
 
 def _split(argument: str) -> tuple[Path, Any]:

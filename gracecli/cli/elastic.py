@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gracecli.cli.many import Memory, store_options
 from gracecli.cli.options import (
     config_option,
     force_option,
@@ -42,6 +43,7 @@ from gracecli.cli.options import (
 @click.option("--fmax", type=float, default=1e-4, show_default=True, help="Largest force of relaxations in eV/Å.")
 @click.option("--smax", type=float, default=1e-3, show_default=True, help="Largest stress left in the reference, GPa.")
 @click.option("--strict", is_flag=True, help="Exit 9 when a crystal is elastically unstable.")
+@store_options
 @output_option
 @force_option
 @json_option
@@ -54,6 +56,8 @@ def command(
     precision: str | None,
     engine_option: dict[str, Any],
     strict: bool,
+    store: Path | None,
+    rerun: bool,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -69,16 +73,18 @@ def command(
     Exit codes: 0 done; 3 something did not relax; 4 bad input; 5 some of many failed; 9 unstable, with --strict.
     """
     from gracecli.cli.elastic_job import ElasticJob
-    from gracecli.cli.relax import _calculator
+    from gracecli.cli.relax import make_calculator
     from gracecli.cli.relax_job import terminable
     from gracecli.run.elastic import ElasticSettings
+    from gracecli.run.work import EngineChoice
 
-    job = ElasticJob(as_json=as_json, settings=ElasticSettings(**options), strict=strict)
+    settings, memory = ElasticSettings(**options), Memory(store, rerun)
+    job = ElasticJob(as_json=as_json, settings=settings, strict=strict)
     job.read(structures)
     job.plan(output, force)
     if job.runnable:
-        calculator = _calculator(model, engine, precision, engine_option)
+        choice = EngineChoice.of(model, engine, precision, engine_option)
         with terminable():
-            job.run(calculator)
+            job.run(make_calculator(choice, model), choice.calculation("elastic", model, settings.to_dict()), memory)
     job.print()
     return job.finish()

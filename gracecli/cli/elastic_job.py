@@ -12,6 +12,8 @@ from gracecli.cli.output import json_text
 from gracecli.errors import GraceError, PhysicsError
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from gracecli.engine.calculator import GraceCalculator
     from gracecli.run.elastic import ElasticSettings
 
@@ -25,7 +27,7 @@ class ElasticJob(FolderJob):
     settings: ElasticSettings | None = None
     strict: bool = False
 
-    def compute(self, entry: Entry, calculator: GraceCalculator) -> dict[str, Any]:
+    def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
         """One crystal."""
         from gracecli.files import write_folder_atomically
         from gracecli.run.elastic import elastic
@@ -40,7 +42,19 @@ class ElasticJob(FolderJob):
         write_folder_atomically(
             entry.folder, lambda folder: write_files(folder, result, text), replace=entry.folder.exists()
         )
-        return document
+        return document, result.atoms
+
+    def values(self, document: dict[str, Any]) -> dict[str, Any]:
+        """What the store can be asked for."""
+        import numpy as np
+
+        moduli = document["moduli"]
+        return {
+            "tensor": np.array(document["tensor"]),
+            "bulk": moduli["bulk"],
+            "shear": moduli["shear"],
+            "stable": document["stable"],
+        }
 
     def verdict(self, document: dict[str, Any]) -> GraceError | None:
         """Born instability under ``--strict``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gracecli.cli.output import emit_json, progress, verbosity, warn
+from gracecli.cli.output import emit_json, plain, progress, verbosity, warn
 from gracecli.errors import GraceError, InputError, PartialFailureError
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
+    from gracecli.cli.many import Memory
     from gracecli.engine.calculator import GraceCalculator
     from gracecli.run.structures import Structure
+    from gracecli.store.results import Calculation
 
 
 @dataclass
@@ -45,9 +50,13 @@ class FolderJob:
     entries: list[Entry] = field(default_factory=list)
     interrupted: bool = False
 
-    def compute(self, entry: Entry, calculator: GraceCalculator) -> dict[str, Any]:
-        """Do the work for one structure, write its folder, return its document."""
+    def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
+        """Do the work for one structure, write its folder; its document, and the geometry that it is about."""
         raise NotImplementedError
+
+    def values(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The numbers of a result that the store keeps apart from the document."""
+        return {}
 
     def verdict(self, document: dict[str, Any]) -> GraceError | None:
         """An error that a finished result stands for (``--strict``)."""
@@ -115,16 +124,37 @@ class FolderJob:
         if output is not None and len(entries) > 1:
             output.mkdir(parents=True, exist_ok=True)
 
-    def run(self, calculator: GraceCalculator) -> None:
+    def run(self, calculator: GraceCalculator, calculation: Calculation, memory: Memory) -> None:
         """One structure after the other; a failure of one does not stop the others."""
-        for entry in self.runnable:
-            try:
-                entry.document = self.compute(entry, calculator)
-            except KeyboardInterrupt:
-                self.interrupted = True
-                return
-            except GraceError as error:
-                entry.error = type(error)(f"{entry.name}: {error.message}", error.hint)
+        with memory.open():
+            for entry in self.runnable:
+                try:
+                    self._one(entry, calculator, calculation, memory)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+                    return
+                except GraceError as error:
+                    entry.error = type(error)(f"{entry.name}: {error.message}", error.hint)
+
+    def _one(self, entry: Entry, calculator: GraceCalculator, calculation: Calculation, memory: Memory) -> None:
+        """Answer from the store, or compute and record."""
+        assert entry.structure is not None
+        atoms = entry.structure.atoms
+        known = memory.find(calculation, atoms)
+        if known is not None:
+            document = json.loads(str(known.values["document"]))
+            entry.document = {
+                **document,
+                "name": entry.name,
+                "folder": f"{memory.path} (result {known.id}, no new files)",
+            }
+            return
+        entry.document, reference = self.compute(entry, calculator)
+        if memory.path is not None:
+            from gracecli.store.results import Outcome
+
+            values = {**self.values(entry.document), "document": json.dumps(plain(entry.document))}
+            memory.add(Outcome(calculation, atoms, values, output=reference, units=self.units(), source=entry.name))
 
     def _is_ours(self, folder: Path) -> bool:
         return (folder / f"{self.kind}.json").is_file()

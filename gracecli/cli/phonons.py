@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gracecli.cli.many import Memory, store_options
 from gracecli.cli.options import (
     config_option,
     force_option,
@@ -62,6 +63,7 @@ from gracecli.cli.options import (
     help="Follow the worst imaginary mode to a lower structure, at most N times. [default: 0]",
 )
 @click.option("--strict", is_flag=True, help="Exit 9 when a structure is dynamically unstable.")
+@store_options
 @output_option
 @force_option
 @json_option
@@ -80,6 +82,8 @@ def command(
     isotopes: bool,
     follow_imaginary: int,
     strict: bool,
+    store: Path | None,
+    rerun: bool,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -96,13 +100,15 @@ def command(
     vectors of the supercell, with --strict.
     """
     from gracecli.cli.phonons_job import PhononJob
-    from gracecli.cli.relax import _calculator
+    from gracecli.cli.relax import make_calculator
     from gracecli.cli.relax_job import terminable
     from gracecli.run.conductivity import ConductivitySettings, require_phono3py
     from gracecli.run.phonons import PhononSettings
+    from gracecli.run.work import EngineChoice
 
     if kappa:
         require_phono3py()
+    memory = Memory(store, rerun)
     job = PhononJob(
         as_json=as_json,
         quasiharmonic=qha,
@@ -114,10 +120,11 @@ def command(
     job.read(structures)
     job.plan(output, force)
     if job.runnable:
-        calculator = _calculator(model, engine, precision, engine_option)
+        choice = EngineChoice.of(model, engine, precision, engine_option)
+        calculator = make_calculator(choice, model)
         default = 1e-4 if calculator.engine.precision == "fp32" else 1e-5
         job.settings = PhononSettings(supercell=supercell or None, fmax=fmax or default, **options)
         with terminable():
-            job.run(calculator)
+            job.run(calculator, choice.calculation("phonons", model, job.identity()), memory)
     job.print()
     return job.finish()

@@ -12,6 +12,8 @@ from gracecli.cli.output import json_text
 from gracecli.errors import GraceError, PhysicsError
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from gracecli.engine.calculator import GraceCalculator
     from gracecli.run.conductivity import ConductivitySettings
     from gracecli.run.phonons import PhononSettings
@@ -29,7 +31,13 @@ class PhononJob(FolderJob):
     follow: int = 0
     strict: bool = False
 
-    def compute(self, entry: Entry, calculator: GraceCalculator) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the numbers."""
+        assert self.settings is not None
+        extra = None if self.conductivity is None else vars(self.conductivity)
+        return {**self.settings.to_dict(), "quasiharmonic": self.quasiharmonic, "follow": self.follow, "kappa": extra}
+
+    def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
         """Phonons, perhaps of the structure that imaginary modes lead to, perhaps at several volumes."""
         from gracecli.files import write_folder_atomically
         from gracecli.run.phonon_files import phonon_document, write_files
@@ -62,7 +70,12 @@ class PhononJob(FolderJob):
             lambda folder: write_files(folder, result, text, expansion, transport),
             replace=entry.folder.exists(),
         )
-        return document
+        return document, result.atoms
+
+    def values(self, document: dict[str, Any]) -> dict[str, Any]:
+        """What the store can be asked for."""
+        stability = document["stability"]
+        return {"lowest": stability["lowest"], "highest": document["highest"], "verdict": stability["verdict"]}
 
     def verdict(self, document: dict[str, Any]) -> GraceError | None:
         """Imaginary modes under ``--strict``."""

@@ -124,7 +124,7 @@ def command(
                 if spread.is_many(job):
                     run_many(job, choice, choice.label(model), spread, record)
                 else:
-                    calculator = _calculator(choice, model)
+                    calculator = make_calculator(choice, model)
                     job.run(calculator, record)
                     report_statistics(calculator)
                 memory.ends_with = job.exit_code
@@ -147,7 +147,8 @@ def _check_optimizer(name: str) -> None:
         raise UsageError(f"no optimizer is called {name!r}", suggestion(name, manager.optimizers()))
 
 
-def _calculator(choice: EngineChoice, given: str | None) -> GraceCalculator:
+def make_calculator(choice: EngineChoice, given: str | None) -> GraceCalculator:
+    """Calculator of an engine, named as results call it."""
     from gracecli.engine.calculator import GraceCalculator
 
     calculator = GraceCalculator(engine=choice.create())

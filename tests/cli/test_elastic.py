@@ -50,3 +50,22 @@ def test_bad_options_are_one_line(run):
     assert run("Cu.poscar", "--strain", "0.2").exit_code == 2
     assert run("Cu.poscar", "--method", "guess").exit_code == 2
     assert run("Mo-fcc.poscar", "--strict").exit_code == 9
+
+
+def test_answered_from_the_store(run, tmp_path):
+    """The same again is not computed; another setting is; the lineage leads to the file."""
+    first = run("Cu.poscar", "--store", "results.h5", "--json")
+    assert first.exit_code == 0, first.output
+    again = run("Cu.poscar", "--store", "results.h5", "--json", "-o", "elsewhere")
+    assert again.exit_code == 0, again.output
+    one, two = (json.loads(done.stdout)["results"][0] for done in (first, again))
+    assert "results.h5" in two.pop("folder")
+    one.pop("folder")
+    assert one == two
+    assert not (tmp_path / "elsewhere").exists()
+    rerun = run("Cu.poscar", "--store", "results.h5", "--rerun", "-o", "elsewhere")
+    assert rerun.exit_code == 0
+    assert (tmp_path / "elsewhere").is_dir()
+    story = CliRunner().invoke(main, ["store", "why", "results.h5", "r0"]).output
+    assert "Cu.poscar" in story
+    assert "elastic" in story

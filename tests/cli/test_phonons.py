@@ -74,3 +74,22 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert done.exit_code == 4
     assert "does not fit" in done.output
     assert not (tmp_path / "Si.phonons").exists()
+
+
+def test_answered_from_the_store(run, tmp_path):
+    """The same again is not computed; another setting is; the lineage leads to the file."""
+    first = run("Si.poscar", *QUICK, "--store", "results.h5", "--json")
+    assert first.exit_code == 0, first.output
+    again = run("Si.poscar", *QUICK, "--store", "results.h5", "--json", "-o", "elsewhere")
+    assert again.exit_code == 0, again.output
+    one, two = (json.loads(done.stdout)["results"][0] for done in (first, again))
+    assert "results.h5" in two.pop("folder")
+    one.pop("folder")
+    assert one == two
+    assert not (tmp_path / "elsewhere").exists()
+    rerun = run("Si.poscar", *QUICK, "--store", "results.h5", "--rerun", "-o", "elsewhere")
+    assert rerun.exit_code == 0
+    assert (tmp_path / "elsewhere").is_dir()
+    story = CliRunner().invoke(main, ["store", "why", "results.h5", "r0"]).output
+    assert "Si.poscar" in story
+    assert "phonons" in story

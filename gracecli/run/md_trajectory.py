@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 from ase import Atoms
 from ase.units import fs, kJ, mol
+from numpy.typing import NDArray
 
 import gracecli
 from gracecli.errors import InputError
@@ -245,9 +246,12 @@ class Trajectory:
         """(T, N, 3) Å, unwrapped."""
         return np.asarray(self._group["position/value"][frames], dtype=np.float64)
 
-    def velocities(self, frames: slice = slice(None), atoms: Any = slice(None)) -> Array:
-        """(T, N, 3) Å/fs."""
-        return np.asarray(self._group["velocity/value"][frames, atoms], dtype=np.float64)
+    def velocities(self, frames: slice = slice(None), atoms: NDArray[np.intp] | None = None) -> Array:
+        """(T, N, 3) Å/fs, of all atoms or of those with the ascending indices ``atoms``."""
+        if atoms is None:
+            return np.asarray(self._group["velocity/value"][frames], dtype=np.float64)
+        first, last = int(atoms[0]), int(atoms[-1]) + 1
+        return np.asarray(self._group["velocity/value"][frames, first:last][:, atoms - first], dtype=np.float64)
 
     def cells(self, frames: slice = slice(None)) -> Array:
         """(T, 3, 3) Å; zeros without a box."""

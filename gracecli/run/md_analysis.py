@@ -1,0 +1,293 @@
+r"""Structure and transport from a trajectory: pair distributions, mean square displacements, vibrations.
+
+With ``<>`` over atoms and time origins, ``r`` unwrapped and the centre of mass at rest::
+
+    g_ab(r)   = V / (N_a N_b) <sum_{i in a, j in b} delta(r - r_ij)> / 4 pi r^2
+    MSD_a(t)  = < |r_i(t0 + t) - r_i(t0)|^2 >,    i in a            D_a = 1/6 dMSD_a/dt
+    C_a(t)    = sum_{i in a} m_i <v_i(t0) · v_i(t0 + t)> / sum_{i in a} m_i <v_i^2>
+    S_a(f)    = f-transform of C_a under a Hann window; the area under sum_a w_a S_a is one
+
+=================  ===================================================
+symbol             variable
+=================  ===================================================
+g_ab               ``PairDistribution.g``
+D_a                ``Diffusion.coefficient``, 1e-9 m²/s = 0.1 Å²/ps
+C_a, S_a           ``Vibrations.vacf``, ``Vibrations.dos`` (per THz)
+=================  ===================================================
+
+Error bars: the trajectory is cut into blocks, each gives an estimate, and the standard error of their mean is shown.
+A diffusion coefficient is the slope between a tenth and a half of the block's length; in a solid it is noise around
+zero, and the error bar says so. Where the cell changes, atoms move with it: displacements are those of fractional
+coordinates in the mean cell.
+
+Source: M. P. Allen, D. J. Tildesley, Computer Simulation of Liquids, 2nd ed. (Oxford, 2017), chapters 2.6, 2.7, 8.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from gracecli.run.md_statistics import block_average
+from gracecli.run.md_trajectory import Trajectory
+
+Array = NDArray[np.float64]
+BLOCKS = 5
+RDF_FRAMES = 200
+RDF_BINS = 300
+LARGEST_RADIUS = 10.0
+COLUMN_VALUES = 2_000_000  # numbers of one piece of the trajectory held in memory for correlations
+
+
+@dataclass(frozen=True)
+class PairDistribution:
+    """g(r) of one pair of elements.
+
+    Attributes
+    ----------
+    pair : str
+        Such as ``"Si-O"``.
+    r : (B,) float64
+        Middle of the bins, Å.
+    g, error : (B,) float64
+    coordination : float
+        Neighbours of the first element within the first minimum; NaN if there is no peak.
+    first_peak, first_minimum : float
+        Å.
+    """
+
+    pair: str
+    r: Array
+    g: Array
+    error: Array
+    coordination: float
+    first_peak: float
+    first_minimum: float
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """Mean square displacement of one element.
+
+    Attributes
+    ----------
+    element : str
+    time : (T,) float64
+        fs.
+    msd, error : (T,) float64
+        Å².
+    coefficient, coefficient_error : float
+        1e-9 m²/s.
+    """
+
+    element: str
+    time: Array
+    msd: Array
+    error: Array
+    coefficient: float
+    coefficient_error: float
+
+
+@dataclass(frozen=True)
+class Vibrations:
+    """Velocity autocorrelation and vibrational density of states of one element (or of all: mass-weighted).
+
+    Attributes
+    ----------
+    element : str
+    time, vacf : (T,) float64
+        fs; normalized to one at zero.
+    frequency, dos : (F,) float64
+        THz; per THz, area one.
+    nyquist : float
+        Highest frequency that the spacing of frames resolves, THz.
+    """
+
+    element: str
+    time: Array
+    vacf: Array
+    frequency: Array
+    dos: Array
+    nyquist: float
+
+    @property
+    def aliased(self) -> float:
+        """Share of the density in the last tenth below the Nyquist frequency: near zero where frames are dense."""
+        return float(self.dos[self.frequency > 0.9 * self.nyquist].sum() / max(self.dos.sum(), 1e-300))
+
+
+def pair_distributions(trajectory: Trajectory, frames: slice) -> list[PairDistribution]:
+    """g(r) of every pair of elements; empty where the structure is not periodic in three directions."""
+    chosen = range(trajectory.frames)[frames]
+    if not trajectory.pbc.all() or len(chosen) < 1:
+        return []
+    chosen = chosen[:: max(1, len(chosen) // RDF_FRAMES)]
+    cell = trajectory.cells(slice(chosen[0], chosen[0] + 1))[0]
+    reach = float(np.clip(0.5 / np.linalg.norm(np.linalg.inv(cell), axis=0).max(), 6.0, LARGEST_RADIUS))
+    edges = np.linspace(0.0, reach, RDF_BINS + 1)
+    shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
+    elements = sorted(set(trajectory.numbers.tolist()))
+    pairs = list(combinations_with_replacement(elements, 2))
+    counts = {z: int((trajectory.numbers == z).sum()) for z in elements}
+    histograms = np.array([_histograms(trajectory, frame, pairs, edges) for frame in chosen])  # (frames, pairs, bins)
+    blocks = np.array_split(histograms, min(BLOCKS, len(histograms)))
+    found = []
+    for place, (a, b) in enumerate(pairs):
+        per_block = np.array([block[:, place].mean(axis=0) for block in blocks]) / (counts[a] * counts[b] * shells)
+        g, error = block_average(per_block)
+        name = f"{chemical_symbols[a]}-{chemical_symbols[b]}"
+        number_density = counts[b] * histograms[:, place].mean(axis=0) / (counts[a] * counts[b])
+        mean_volume = float(np.mean([abs(np.linalg.det(trajectory.cells(slice(f, f + 1))[0])) for f in chosen]))
+        r = 0.5 * (edges[1:] + edges[:-1])
+        peak, minimum = _first_shell(r, g)
+        around = float(number_density[r < minimum].sum() / mean_volume) if np.isfinite(minimum) else float("nan")
+        found.append(PairDistribution(name, r, g, error, around, peak, minimum))
+    return found
+
+
+def _histograms(trajectory: Trajectory, frame: int, pairs: list[tuple[int, int]], edges: Array) -> Array:
+    """Counts of distances times the volume, per pair (a, b): both orders of unlike pairs are one."""
+    from gracecli.engine.neighbours import build_graph
+
+    one = slice(frame, frame + 1)
+    atoms = Atoms(trajectory.numbers, trajectory.positions(one)[0], cell=trajectory.cells(one)[0], pbc=True)
+    graph = build_graph(atoms, edges[-1])
+    distance = np.linalg.norm(graph.bond_vector, axis=1)
+    first, second = trajectory.numbers[graph.centre], trajectory.numbers[graph.neighbour]
+    return np.array(
+        [np.histogram(distance[(first == a) & (second == b)], edges)[0] * graph.volume for a, b in pairs], dtype=float
+    )
+
+
+def _first_shell(r: Array, g: Array) -> tuple[float, float]:
+    """Position of the first peak above 1 and of the minimum behind it (of g smoothed over 0.2 Å); NaN without."""
+    width = max(1, int(round(0.2 / (r[1] - r[0]))))
+    smooth = np.convolve(g, np.ones(width) / width, mode="same")
+    high = np.flatnonzero(smooth > 1.0)
+    if len(high) == 0:
+        return float("nan"), float("nan")
+    low = np.flatnonzero(smooth[high[0] :] < 1.0)
+    end = high[0] + (low[0] if len(low) else len(smooth) - high[0])
+    peak = high[0] + int(np.argmax(smooth[high[0] : end]))
+    again = np.flatnonzero(smooth[end:] > 1.0)
+    last = end + (again[0] if len(again) else len(smooth) - end)
+    if last <= end:
+        return float(r[peak]), float("nan")
+    valley = smooth[end:last]
+    lowest = np.flatnonzero(valley <= valley.min() + 1e-9)
+    return float(r[peak]), float(r[end + int(lowest[len(lowest) // 2])])
+
+
+def diffusion(trajectory: Trajectory, frames: slice) -> list[Diffusion]:
+    """Mean square displacements of every element; empty for fewer than 20 frames."""
+    chosen = range(trajectory.frames)[frames]
+    length = len(chosen) // BLOCKS
+    if length < 4:
+        return []
+    spacing = float(trajectory.times[chosen[1]] - trajectory.times[chosen[0]])
+    numbers = trajectory.numbers
+    lags = np.arange(1, max(length // 2, 2) + 1)
+    blocks = [chosen[n * length : (n + 1) * length] for n in range(BLOCKS)]
+    curves: dict[int, list[Array]] = {int(z): [] for z in sorted(set(numbers.tolist()))}
+    for block in blocks:
+        moved = _displacements(trajectory, block)
+        for z, found in curves.items():
+            found.append(_mean_square(moved[:, numbers == z])[lags])
+    fit = slice(max(len(lags) // 5, 0), len(lags))
+    results = []
+    for z, found in curves.items():
+        msd, error = block_average(np.array(found))
+        time = lags * spacing
+        slopes = [np.polyfit(time[fit], curve[fit], 1)[0] / 6.0 for curve in found]
+        value, deviation = block_average(np.array(slopes) * 1e4)  # Å²/fs = 1e-5 m²/s = 1e4 · 1e-9 m²/s
+        results.append(Diffusion(chemical_symbols[z], time, msd, error, float(value), float(deviation)))
+    return results
+
+
+def _displacements(trajectory: Trajectory, block: range) -> Array:
+    """Positions (T, N, 3) relative to the first, without the motion of the centre of mass and of the cell."""
+    part = slice(block.start, block.stop, block.step)
+    positions, cells = trajectory.positions(part), trajectory.cells(part)
+    if trajectory.pbc.all() and np.ptp(cells, axis=0).any():
+        positions = np.einsum("tix,txy->tiy", positions, np.linalg.inv(cells)) @ cells.mean(axis=0)
+    moved = positions - positions[0]
+    return np.asarray(moved - np.einsum("tix,i->tx", moved, trajectory.masses)[:, None] / trajectory.masses.sum())
+
+
+def _mean_square(r: Array) -> Array:
+    """Mean square displacement at every lag, over all origins, by Fourier transforms; ``r`` is (T, N, 3)."""
+    count = len(r)
+    squares = np.einsum("tix,tix->t", r, r)
+    transform = np.fft.rfft(r, 2 * count, axis=0)
+    products = np.fft.irfft((np.abs(transform) ** 2).sum(axis=(1, 2)), 2 * count)[:count]
+    both = np.cumsum(np.append(0.0, squares))
+    lag = np.arange(count)
+    ends = (both[count - lag] - both[0]) + (both[count] - both[lag])
+    return np.asarray((ends - 2.0 * products) / ((count - lag) * r.shape[1]))
+
+
+def vibrations(trajectory: Trajectory, frames: slice) -> list[Vibrations]:
+    """Velocity autocorrelation and density of states of every element, and of all; empty for fewer than 40 frames."""
+    chosen = range(trajectory.frames)[frames]
+    if len(chosen) < 40:
+        return []
+    spacing = float(trajectory.times[chosen[1]] - trajectory.times[chosen[0]])
+    length = min(len(chosen) // 4, max(40, int(5000.0 / spacing)))  # 5 ps resolve 0.2 THz
+    drifts = _drift_velocity(trajectory, chosen)
+    by_element = {
+        int(z): _correlation(trajectory, chosen, np.flatnonzero(trajectory.numbers == z), drifts, length)
+        for z in sorted(set(trajectory.numbers.tolist()))
+    }
+    total = sum(by_element.values())
+    series = {chemical_symbols[z]: curve for z, curve in by_element.items()}
+    if len(series) > 1:
+        series["all"] = np.asarray(total)
+    return [_spectrum(name, curve, spacing) for name, curve in series.items() if curve[0] > 0]
+
+
+def _drift_velocity(trajectory: Trajectory, chosen: range) -> Array:
+    """Velocity of the centre of mass (T, 3)."""
+    found = [
+        np.einsum("tix,i->tx", trajectory.velocities(part), trajectory.masses) / trajectory.masses.sum()
+        for part in _pieces(chosen, 3 * len(trajectory.numbers))
+    ]
+    return np.concatenate(found)
+
+
+def _correlation(trajectory: Trajectory, chosen: range, atoms: NDArray[np.intp], drifts: Array, length: int) -> Array:
+    """``sum_i m_i <v_i(0) · v_i(t)>`` for ``length`` lags; a few atoms at a time."""
+    total = np.zeros(length)
+    part = slice(chosen.start, chosen.stop, chosen.step)
+    count = len(chosen)
+    pieces = max(1, int(np.ceil(3 * count * len(atoms) / COLUMN_VALUES)))
+    for some in np.array_split(atoms, pieces):
+        v = trajectory.velocities(part, some) - drifts[:, None]
+        transform = np.fft.rfft(v, 2 * count, axis=0)
+        weighted = np.einsum("fix,i->f", np.abs(transform) ** 2, trajectory.masses[some])
+        total += np.fft.irfft(weighted, 2 * count)[:length]
+    return np.asarray(total / (count - np.arange(length)))
+
+
+def _spectrum(name: str, curve: Array, spacing: float) -> Vibrations:
+    count = len(curve)
+    vacf = curve / curve[0]
+    window = 0.5 * (1.0 + np.cos(np.pi * np.arange(count) / count))
+    even = np.concatenate([vacf * window, [0.0], (vacf * window)[:0:-1]])
+    frequency = np.fft.rfftfreq(len(even), spacing) * 1e3  # 1/fs -> THz
+    dos = np.maximum(np.fft.rfft(even).real, 0.0)
+    dos /= dos.sum() * frequency[1]
+    return Vibrations(name, np.arange(count) * spacing, vacf, frequency, dos, float(frequency[-1]))
+
+
+def _pieces(chosen: range, values_per_frame: int) -> list[slice]:
+    """Slices of frames small enough for memory."""
+    size = max(1, COLUMN_VALUES // values_per_frame)
+    return [
+        slice(part.start, part.stop, part.step)
+        for part in (chosen[start : start + size] for start in range(0, len(chosen), size))
+    ]

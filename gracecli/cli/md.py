@@ -39,15 +39,11 @@ _POSITIVE = click.IntRange(min=1)
 @click.option(
     "--pressure", type=float, default=0.0, show_default=True, metavar="GPa", help="Pressure in GPa; npt only."
 )
-@click.option(
-    "--timestep", type=float, metavar="fs", help="Timestep in fs.  [default: 1; 0.5 with hydrogen]"
-)
+@click.option("--timestep", type=float, metavar="fs", help="Timestep in fs.  [default: 1; 0.5 with hydrogen]")
 @click.option("--time", metavar="TIME", help="Length, such as 10ps (fs, ps, ns); with --resume the new total.")
 @click.option("--steps", type=click.IntRange(min=0), metavar="N", help="Length in steps.  [default: 1000]")
 @click.option("--supercell", type=_POSITIVE, nargs=3, metavar="A B C", help="Repeat the cell along its vectors.")
-@click.option(
-    "--keep-velocities", is_flag=True, help="Start from the velocities in the file instead of drawing them."
-)
+@click.option("--keep-velocities", is_flag=True, help="Start from the velocities in the file instead of drawing them.")
 @click.option(
     "--thermostat-time",
     type=float,
@@ -145,9 +141,7 @@ def command(context: click.Context, **options: Any) -> int:
     structure and checkpoint kept); 130 interrupted, checkpoint saved.
     """
     given = {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     modes = [name for name in ("structure", "resume", "analyse") if options[name] is not None]
     if len(modes) != 1:

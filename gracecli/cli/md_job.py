@@ -42,7 +42,8 @@ def start(options: dict[str, Any], given: set[str]) -> int:
     found = read_structures(options["structure"])
     if len(found) != 1:
         raise InputError(
-            f"{options['structure']} holds {len(found)} structures", f"choose one: {options['structure']}@0 is the first"
+            f"{options['structure']} holds {len(found)} structures",
+            f"choose one: {options['structure']}@0 is the first",
         )
     (structure,) = found
     if isinstance(structure, Exception):
@@ -280,14 +281,18 @@ def running(files: MdFiles, create: bool) -> Iterator[None]:
         try:
             files.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write to {files.folder}: {error.strerror}", "choose another -o/--output") from error
+            raise InputError(
+                f"cannot write to {files.folder}: {error.strerror}", "choose another -o/--output"
+            ) from error
     elif not files.folder.is_dir():
         raise InputError(f"nothing to resume: {files.folder} does not exist", "name the folder of a run")
     lock = filelock.FileLock(files.folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise InputError(f"another process is running in {files.folder}", "name another -o/--output, or wait") from error
+        raise InputError(
+            f"another process is running in {files.folder}", "name another -o/--output, or wait"
+        ) from error
     except OSError as error:
         raise InputError(f"cannot write to {files.folder}: {error.strerror}", "choose another -o/--output") from error
     try:

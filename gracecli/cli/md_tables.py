@@ -71,7 +71,9 @@ def _averages(result: Document) -> list[str]:
         deviation = mean["standard_deviation"] if (mean["standard_deviation"] or 0.0) > 1e-9 else 0.0
         digits = _digits(mean["error"] if deviation else 0.0)
         error = f"{mean['error']:.{digits}f}" if deviation and _finite(mean["error"]) else "-"
-        rows.append((name, unit, _number(mean["mean"], digits), error, _number(deviation, digits) if deviation else "-"))
+        rows.append(
+            (name, unit, _number(mean["mean"], digits), error, _number(deviation, digits) if deviation else "-")
+        )
     lines = _aligned(rows)
     if result["time"]:
         lines.append(f"  averages leave out the first {result['equilibration']:.3g} ps")
@@ -88,9 +90,10 @@ def _dynamics(result: Document) -> list[str]:
         )
     for item in result["diffusion"]:
         digits = _digits(item["error"])
-        lines.append(
-            f"  diffusion {item['element']:<7} {item['coefficient']:.{digits}f} ± {item['error']:.{digits}f} · 10⁻⁹ m²/s"
-        )
+        value = f"{item['coefficient']:.{digits}f} ± {item['error']:.{digits}f} · 10⁻⁹ m²/s"
+        if not item["diffusive"]:
+            value = f"none (displacement grows as time^{item['exponent']:.2f})"
+        lines.append(f"  diffusion {item['element']:<7} {value}")
     for pair in result["pair_distributions"]:
         if _finite(pair["first_peak"]):
             around = f", {pair['coordination']:.2f} neighbours" if _finite(pair["coordination"]) else ""

@@ -304,5 +304,6 @@ def find_ensemble(name: str) -> Callable[[System, MdSettings, np.random.Generato
     UsageError
         No ensemble has this name.
     """
-    found = get_plugin_manager().find(EnsembleSpec, ALIASES.get(name, name)).load()
-    return found  # type: ignore[no-any-return]  # by the contract of EnsembleSpec
+    factory: Callable[[System, MdSettings, np.random.Generator], Integrator]
+    factory = get_plugin_manager().find(EnsembleSpec, ALIASES.get(name, name)).load()
+    return factory

@@ -16,9 +16,9 @@ C_a, S_a           ``Vibrations.vacf``, ``Vibrations.dos`` (per THz)
 =================  ===================================================
 
 Error bars: the trajectory is cut into blocks, each gives an estimate, and the standard error of their mean is shown.
-A diffusion coefficient is the slope between a tenth and a half of the block's length; in a solid it is noise around
-zero, and the error bar says so. Where the cell changes, atoms move with it: displacements are those of fractional
-coordinates in the mean cell.
+A diffusion coefficient is the slope between a tenth and a half of the block's length, and means something only where
+the displacement grows linearly there: its exponent is reported beside it. Where the cell changes, atoms move with it:
+displacements are those of fractional coordinates in the mean cell.
 
 Source: M. P. Allen, D. J. Tildesley, Computer Simulation of Liquids, 2nd ed. (Oxford, 2017), chapters 2.6, 2.7, 8.3.
 """
@@ -83,6 +83,8 @@ class Diffusion:
         Å².
     coefficient, coefficient_error : float
         1e-9 m²/s.
+    exponent : float
+        Power of time that the displacement grows with where the slope is taken: 1 for diffusion, 0 in a solid.
     """
 
     element: str
@@ -91,6 +93,12 @@ class Diffusion:
     error: Array
     coefficient: float
     coefficient_error: float
+    exponent: float
+
+    @property
+    def diffusive(self) -> bool:
+        """Whether the coefficient means something."""
+        return 0.7 < self.exponent < 1.3
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ def _histograms(trajectory: Trajectory, frame: int, pairs: list[tuple[int, int]]
 
 def _first_shell(r: Array, g: Array) -> tuple[float, float]:
     """Position of the first peak above 1 and of the minimum behind it (of g smoothed over 0.2 Å); NaN without."""
-    width = max(1, int(round(0.2 / (r[1] - r[0]))))
+    width = max(1, round(0.2 / (r[1] - r[0])))
     smooth = np.convolve(g, np.ones(width) / width, mode="same")
     high = np.flatnonzero(smooth > 1.0)
     if len(high) == 0:
@@ -198,14 +206,15 @@ def diffusion(trajectory: Trajectory, frames: slice) -> list[Diffusion]:
         moved = _displacements(trajectory, block)
         for z, found in curves.items():
             found.append(_mean_square(moved[:, numbers == z])[lags])
-    fit = slice(max(len(lags) // 5, 0), len(lags))
+    fit = slice(len(lags) // 5, len(lags))
     results = []
     for z, found in curves.items():
         msd, error = block_average(np.array(found))
-        time = lags * spacing
+        time = np.asarray(lags * spacing, dtype=np.float64)
         slopes = [np.polyfit(time[fit], curve[fit], 1)[0] / 6.0 for curve in found]
         value, deviation = block_average(np.array(slopes) * 1e4)  # Å²/fs = 1e-5 m²/s = 1e4 · 1e-9 m²/s
-        results.append(Diffusion(chemical_symbols[z], time, msd, error, float(value), float(deviation)))
+        exponent = float(np.polyfit(np.log(time[fit]), np.log(np.maximum(msd[fit], 1e-12)), 1)[0])
+        results.append(Diffusion(chemical_symbols[z], time, msd, error, float(value), float(deviation), exponent))
     return results
 
 
@@ -281,7 +290,8 @@ def _spectrum(name: str, curve: Array, spacing: float) -> Vibrations:
     frequency = np.fft.rfftfreq(len(even), spacing) * 1e3  # 1/fs -> THz
     dos = np.maximum(np.fft.rfft(even).real, 0.0)
     dos /= dos.sum() * frequency[1]
-    return Vibrations(name, np.arange(count) * spacing, vacf, frequency, dos, float(frequency[-1]))
+    time = np.asarray(np.arange(count) * spacing, dtype=np.float64)
+    return Vibrations(name, time, vacf, np.asarray(frequency, dtype=np.float64), dos, float(frequency[-1]))
 
 
 def _pieces(chosen: range, values_per_frame: int) -> list[slice]:

@@ -94,7 +94,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]  # its keywords are arrays, mypy takes one for a flag
+            np.savez(stream, **arrays)
 
     write_atomically(path, write)
 
@@ -114,7 +114,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             document = json.loads(str(content["document"]))
             arrays = {name: content[name] for name in content.files if name != "document"}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a checkpoint of `grace md`: {error}", "start again without --resume") from error
+        raise InputError(
+            f"{path} is not a checkpoint of `grace md`: {error}", "start again without --resume"
+        ) from error
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise InputError(f"{path}: a checkpoint of another version of gracecli", "resume with that version")
     system = _named(arrays, "system/")

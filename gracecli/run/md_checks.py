@@ -82,13 +82,17 @@ def check_distribution(temperature: Array, target: float, freedom: int) -> tuple
     energies = 0.5 * freedom * kB * apart / (kB * target)
     probability = float(kstest(energies, gamma(0.5 * freedom).cdf).pvalue)
     width = float(temperature.std(ddof=1)) / (target * np.sqrt(2.0 / freedom))
-    text = f"width {width:.3f} of the canonical one, p = {probability:.3g} (limit {SIGNIFICANCE:g}; {len(apart)} samples)"
+    text = (
+        f"width {width:.3f} of the canonical one, p = {probability:.3g} (limit {SIGNIFICANCE:g}; {len(apart)} samples)"
+    )
     return Check(name, "failed" if probability < SIGNIFICANCE else "passed", text), probability
 
 
 def check_sampling(share: float, nyquist: float) -> Check:
     """Whether frames are dense enough for the vibrations."""
-    text = f"{100 * share:.1f} % of the vibrations in the last tenth below {nyquist:.0f} THz (limit {100 * ALIASED:g} %)"
+    text = (
+        f"{100 * share:.1f} % of the vibrations in the last tenth below {nyquist:.0f} THz (limit {100 * ALIASED:g} %)"
+    )
     return Check("frames resolve vibrations", "failed" if share > ALIASED else "passed", text)
 
 

@@ -1,4 +1,4 @@
-r"""Integrators at constant volume: velocity Verlet, Langevin (BAOAB), stochastic velocity rescaling, Nosé-Hoover chains.
+r"""Integrators at constant volume: velocity Verlet, Langevin (BAOAB), velocity rescaling, Nosé-Hoover chains.
 
 All are symmetric splittings of *kick* ``B: p += h F``, *drift* ``A: r += h p/m`` and a thermostat, with step ``h``::
 

@@ -73,9 +73,11 @@ def take_sample(system: System, integrator: Integrator, step: int, timestep: flo
     kinetic = system.kinetic_energy()
     nan = float("nan")
     stress = system.full_stress()
-    components = [nan] * 6 if stress is None else (stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / GPa).tolist()
+    xx, yy, zz, yz, xz, xy = (
+        [nan] * 6 if stress is None else (stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / GPa).tolist()
+    )
     volume = system.volume()
-    shape = cell_parameters(system.cell) if system.periodic else [nan] * 6
+    a, b, c, alpha, beta, gamma = cell_parameters(system.cell) if system.periodic else [nan] * 6
     return Sample(
         step,
         step * timestep,
@@ -87,10 +89,20 @@ def take_sample(system: System, integrator: Integrator, step: int, timestep: flo
         integrator.conserved_energy(system),
         integrator.shadow_energy(system),
         system.pressure() / GPa,
-        *components,
+        xx,
+        yy,
+        zz,
+        yz,
+        xz,
+        xy,
         volume,
         float(system.masses.sum()) * DENSITY / volume,
-        *shape,
+        a,
+        b,
+        c,
+        alpha,
+        beta,
+        gamma,
         float(np.sqrt(np.einsum("ix,ix->i", system.forces, system.forces).max())),
     )
 
@@ -125,7 +137,9 @@ class LogWriter:
                 self.bytes = self._write(HEADER)
                 return
             if not path.is_file() or path.stat().st_size < keep:
-                raise InputError(f"{path} is gone or shorter than at the checkpoint", "resume with the files of the run")
+                raise InputError(
+                    f"{path} is gone or shorter than at the checkpoint", "resume with the files of the run"
+                )
             os.truncate(path, keep)
             self._stream, self.bytes = path.open("ab"), keep
         except OSError as error:

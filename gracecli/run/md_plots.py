@@ -73,7 +73,7 @@ def _thermo(result: MdResult, path: Path) -> Path:
         if np.isfinite(shadow).any():
             axes[0, 2].plot(time, shadow - shadow[np.isfinite(shadow)][0], lw=0.9, label="shadow energy")
         axes[0, 2].legend(fontsize=8)
-    axes[0, 2].set(title="change of the conserved energy (meV/atom)")
+    axes[0, 2].set(title="Δ conserved energy (meV/atom)")
     if np.isfinite(columns["pressure"]).any():
         axes[1, 0].plot(time, columns["pressure"], lw=0.6)
         if settings is not None and settings.barostatted:
@@ -105,7 +105,8 @@ def _distribution(result: MdResult, axis: Any) -> None:
     settings = result.settings
     if settings is not None and settings.thermostatted and not settings.ramped and result.freedom > 0:
         unit = 2.0 * settings.temperature_end / result.freedom
-        grid = np.linspace(*axis.get_xlim(), 300)
+        left, right = axis.get_xlim()
+        grid = np.linspace(float(left), float(right), 300)
         axis.plot(grid, gamma(0.5 * result.freedom, scale=unit).pdf(grid), color="k", lw=1.0, label="canonical")
         axis.legend(fontsize=8)
     axis.set(xlabel="temperature (K)", title="distribution of the temperature (1/K)")
@@ -132,6 +133,8 @@ def _displacements(result: MdResult, path: Path) -> Path:
     axis = axes[0, 0]
     for number, item in enumerate(result.diffusions):
         text = f"{item.element}: D = {_with_error(item.coefficient, item.coefficient_error)} · 10⁻⁹ m²/s"
+        if not item.diffusive:
+            text = f"{item.element}: no diffusion"
         time = item.time / 1e3
         axis.plot(time, item.msd, lw=1.2, color=f"C{number % 10}", label=text)
         axis.fill_between(time, item.msd - item.error, item.msd + item.error, color=f"C{number % 10}", alpha=0.3, lw=0)
@@ -147,7 +150,9 @@ def _vibrations(result: MdResult, path: Path) -> Path:
         axes[0, 0].plot(item.time, item.vacf, lw=0.9, color=color, label=item.element)
         axes[0, 1].plot(item.frequency, item.dos, lw=1.0, color=color, label=item.element)
     axes[0, 0].axhline(0.0, color="0.6", lw=0.8, zorder=0)
-    axes[0, 0].set(xlabel="time (fs)", ylabel="velocity autocorrelation", xlim=(0.0, min(result.spectra[0].time[-1], 1500)))
+    axes[0, 0].set(
+        xlabel="time (fs)", ylabel="velocity autocorrelation", xlim=(0.0, min(result.spectra[0].time[-1], 1500))
+    )
     whole = result.spectra[-1]
     share = np.cumsum(whole.dos) / max(whole.dos.sum(), 1e-300)
     top = float(whole.frequency[min(int(np.searchsorted(share, 0.999)) + 1, len(share) - 1)])

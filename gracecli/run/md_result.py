@@ -37,7 +37,7 @@ UNITS = {
     "potential_energy": "eV/atom", "total_energy": "eV/atom", "a": "Å", "b": "Å", "c": "Å", "alpha": "degree",
     "beta": "degree", "gamma": "degree", "energy_drift": "eV/atom/ns", "energy_fluctuation": "eV/atom",
     "time": "ps", "equilibration": "ps", "timestep": "fs", "thermostat_time": "fs", "barostat_time": "fs",
-    "wall_time": "s", "speed": "ns/day", "diffusion": "1e-9 m^2/s", "first_peak": "Å", "first_minimum": "Å",
+    "wall_time": "s", "speed": "ns/day", "coefficient": "1e-9 m^2/s", "first_peak": "Å", "first_minimum": "Å",
     "nyquist": "THz", "bulk_modulus": "GPa", "min_distance": "Å", "max_temperature": "K", "smallest_distance": "Å",
 }  # fmt: skip
 """Units of every number in :meth:`MdResult.to_dict`."""
@@ -138,7 +138,13 @@ class MdResult:
                 for pair in self.pairs
             ],
             "diffusion": [
-                {"element": d.element, "coefficient": d.coefficient, "error": d.coefficient_error}
+                {
+                    "element": d.element,
+                    "coefficient": d.coefficient,
+                    "error": d.coefficient_error,
+                    "exponent": d.exponent,
+                    "diffusive": d.diffusive,
+                }
                 for d in self.diffusions
             ],
             "vibrations": [{"element": v.element, "nyquist": v.nyquist} for v in self.spectra],
@@ -198,8 +204,8 @@ def _analyse(run: Run, log: Path | None, trajectory: Trajectory | None, structur
     means = {name: mean for name, mean in means.items() if np.isfinite(mean.value)}
     hot = temperature > 0
     ratios = 2.0 * columns["kinetic_energy"][hot] / (kB * temperature[hot])
-    freedom = int(round(float(np.median(ratios)))) if len(ratios) else 0
-    slope, fluctuation = _conserved(columns, count)
+    freedom = round(float(np.median(ratios))) if len(ratios) else 0
+    slope, fluctuation = _conserved({name: values[kept] for name, values in columns.items()}, count)
     checks: list[Check] = []
     if run.settings is not None:
         checks += thermodynamic_checks(run.settings, means, slope, temperature[kept], freedom)
@@ -242,9 +248,8 @@ def _per_atom(name: str, series: Array, count: int) -> Array:
 
 def _conserved(columns: dict[str, Array], count: int) -> tuple[Drift | None, float]:
     """Drift (eV/atom/ns) and fluctuation (eV/atom) of what is conserved; the shadow energy where there is one."""
-    name = "shadow_energy" if np.isfinite(columns.get("shadow_energy", np.array([np.nan]))).sum() >= 4 else (
-        "conserved_energy"
-    )
+    known = np.isfinite(columns.get("shadow_energy", np.array([np.nan]))).sum() >= 4
+    name = "shadow_energy" if known else "conserved_energy"
     series, time = columns[name] / max(count, 1), columns["time"]
     good = np.isfinite(series)
     if not good.any():

@@ -115,7 +115,7 @@ class System:
         return float(np.einsum("ix,ix,ij->", self.momenta, self.momenta, 1.0 / self.masses))
 
     def kinetic_energy(self) -> float:
-        """eV."""
+        """Kinetic energy in eV."""
         return 0.5 * self.twice_kinetic()
 
     def temperature(self) -> float:

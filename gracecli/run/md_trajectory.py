@@ -193,7 +193,8 @@ def cut(path: Path, frames: int) -> None:
         lengths = {len(data) for _, data in elements(file)}
         if min(lengths) < frames:
             raise InputError(
-                f"{path} has {min(lengths)} frames, the checkpoint belongs to {frames}", "resume with the files of the run"
+                f"{path} has {min(lengths)} frames, the checkpoint belongs to {frames}",
+                "resume with the files of the run",
             )
         if lengths == {frames}:
             return
@@ -273,7 +274,11 @@ def _growing(group: h5py.Group, name: str, shape: tuple[int, ...], kind: Any, un
     row = int(np.prod(shape, dtype=int)) * np.dtype(kind).itemsize
     rows = max(1, min(1024, CHUNK_BYTES // max(row, 1)))
     data = group.create_dataset(
-        name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *(max(length, 1) for length in shape)), dtype=kind
+        name,
+        shape=(0, *shape),
+        maxshape=(None, *shape),
+        chunks=(rows, *(max(length, 1) for length in shape)),
+        dtype=kind,
     )
     if unit is not None:
         data.attrs["unit"] = unit

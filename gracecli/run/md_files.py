@@ -114,11 +114,16 @@ class FileRecorder:
     def __init__(self, files: MdFiles, atoms: Atoms, settings: MdSettings, resumed: Checkpoint | None = None) -> None:
         self.files = files
         self.good: Atoms | None = None
-        self._log = LogWriter(files.log, None if resumed is None else resumed.log_bytes)
         self._trajectory: TrajectoryWriter | None = None
         if settings.trajectory_every:
             keep = None if resumed is None else resumed.frames
             self._trajectory = TrajectoryWriter(files.trajectory, atoms, settings.write_forces, keep)
+        try:
+            self._log = LogWriter(files.log, None if resumed is None else resumed.log_bytes)
+        except InputError:
+            if self._trajectory is not None:
+                self._trajectory.close()
+            raise
 
     @property
     def full(self) -> bool:

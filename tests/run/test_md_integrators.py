@@ -107,7 +107,9 @@ def spread(ensemble, timestep, name="conserved_energy", steps=None, **changes):
     atoms, calculator = md_models.crystal()
     steps = round(600 / timestep) if steps is None else steps
     changes = {"temperature_end": 600.0, "ramp_steps": steps, **changes}
-    settings = settings_for(ensemble, timestep=timestep, steps=steps, thermo_every=max(1, round(8 / timestep)), **changes)
+    settings = settings_for(
+        ensemble, timestep=timestep, steps=steps, thermo_every=max(1, round(8 / timestep)), **changes
+    )
     samples = []
     assert run(Simulation.begin(atoms, calculator, settings), observer=samples.append).status == "finished"
     return np.nanstd([getattr(sample, name) for sample in samples]) / len(atoms)

@@ -28,9 +28,8 @@ _ROWS = (
 def md_card(result: Document) -> str:
     """One run at length: averages, transport, checks, files."""
     lines = [*_headline(result), "", *_averages(result)]
-    lines += ["", *_dynamics(result)]
-    if result["checks"]:
-        lines += ["", *_checks(result["checks"])]
+    for part in (_dynamics(result), _checks(result["checks"])):
+        lines += ["", *part] if part else []
     files = result.get("files") or {}
     if files.get("folder"):
         lines += ["", f"  written to        {files['folder']}"]
@@ -75,7 +74,7 @@ def _averages(result: Document) -> list[str]:
             (name, unit, _number(mean["mean"], digits), error, _number(deviation, digits) if deviation else "-")
         )
     lines = _aligned(rows)
-    if result["time"]:
+    if result["equilibration"]:
         lines.append(f"  averages leave out the first {result['equilibration']:.3g} ps")
     return lines
 
@@ -103,6 +102,8 @@ def _dynamics(result: Document) -> list[str]:
 
 
 def _checks(checks: Sequence[Document]) -> list[str]:
+    if not checks:
+        return []
     width = max(len(check["name"]) for check in checks)
     return ["  checks", *(f"  {_MARK[c['verdict']]:<6}  {c['name']:<{width}}  {c['detail']}" for c in checks)]
 

@@ -236,7 +236,8 @@ def _start(settings: MdSettings | None, columns: dict[str, Array]) -> float:
     if settings is not None and settings.equilibration is not None:
         return settings.equilibration
     if settings is not None and settings.ramped:
-        return min(settings.ramp_steps * settings.timestep, float(time[-1]) if len(time) else 0.0)
+        ramp = settings.ramp_steps * settings.timestep
+        return ramp if len(time) and time[-1] > 1.5 * ramp else 0.0  # a run that is a ramp: all of it
     names = ("potential_energy", "temperature", "pressure", "volume")
     first = max((equilibrated(columns[name]) for name in names if name in columns), default=0)
     return float(time[first]) if len(time) else 0.0

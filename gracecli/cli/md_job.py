@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import filelock
 
 from gracecli.cli.md_live import LiveLine
 from gracecli.cli.md_model import identity_of, make_calculator, same_model
+from gracecli.cli.md_options import settings_from, steps_from
+from gracecli.cli.md_process import running, stoppable
 from gracecli.cli.output import emit_json, json_text, note, warn
 from gracecli.cli.relax_job import report_statistics
 from gracecli.errors import InputError, PhysicsError, UsageError
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 
 SCHEMA, SCHEMA_VERSION = "gracecli/md", 1
 INTERRUPTED = 130
-LARGEST_SEED = 2**32
 
 
 def start(options: dict[str, Any], given: set[str]) -> int:
@@ -83,7 +78,7 @@ def resume(options: dict[str, Any]) -> int:
         raise InputError(f"{path} is not a checkpoint", f"name {files.checkpoint}, or its folder")
     with running(files, create=False):
         state = load_checkpoint(files.checkpoint)
-        settings = state.settings.continued(_steps(options, state.settings.timestep, state.settings.steps))
+        settings = state.settings.continued(steps_from(options, state.settings.timestep, state.settings.steps))
         if settings.steps < state.step:
             raise UsageError(f"the run has done {state.step} steps, more than the {settings.steps} asked for")
         calculator = same_model(state.calculator)
@@ -119,68 +114,6 @@ def analyse_only(options: dict[str, Any]) -> int:
     result = analyse(run, log, trajectory, structure)
     folder: Path | None = options["output"] or (files.folder if own else None)
     return _finish(result, str(path), folder, {}, options)
-
-
-def settings_from(options: dict[str, Any], given: set[str], numbers: Any) -> MdSettings:
-    """Settings of the options; contradictions are errors."""
-    from gracecli.run.md import find_ensemble
-    from gracecli.run.md_settings import (
-        ALIASES,
-        MdSettings,
-        default_thermostat_time,
-        default_timestep,
-        parse_temperature,
-        parse_time,
-    )
-
-    ensemble = ALIASES.get(options["ensemble"], options["ensemble"])
-    find_ensemble(ensemble)
-    first, last = parse_temperature(options["temperature"])
-    timestep = default_timestep(numbers) if options["timestep"] is None else options["timestep"]
-    if not timestep > 0:
-        raise UsageError(f"the timestep must be positive, not {timestep}")
-    if ensemble == "nve" and first != last:
-        raise UsageError("nve has no thermostat that could follow a ramp", "--ensemble nvt")
-    for name, applies in (
-        ("pressure", ensemble.startswith("npt")),
-        ("barostat_time", ensemble.startswith("npt")),
-        ("thermostat_time", ensemble != "nve"),
-        ("bulk_modulus", ensemble == "npt-berendsen"),
-        ("chain_length", ensemble in ("nvt-nhc", "npt-mtk", "npt-mtk-iso")),
-    ):
-        if name in given and not applies:
-            raise UsageError(f"--{name.replace('_', '-')} has no effect with --ensemble {ensemble}")
-    steps = _steps(options, timestep, 1000)
-    equilibration = None if options["equilibration"] is None else parse_time(options["equilibration"])
-    return MdSettings(
-        ensemble=ensemble,
-        temperature=first,
-        temperature_end=last,
-        pressure=options["pressure"],
-        timestep=timestep,
-        steps=steps,
-        ramp_steps=steps if first != last else 0,
-        seed=secrets.randbelow(LARGEST_SEED) if options["seed"] is None else options["seed"],
-        thermostat_time=options["thermostat_time"] or default_thermostat_time(ensemble),
-        barostat_time=options["barostat_time"],
-        chain=options["chain_length"],
-        bulk_modulus=options["bulk_modulus"],
-        thermo_every=options["thermo_every"],
-        trajectory_every=options["trajectory_every"],
-        write_forces=options["write_forces"],
-        checkpoint_every=options["checkpoint_every"],
-        equilibration=equilibration,
-        min_distance=options["min_distance"],
-        max_temperature=options["max_temperature"],
-    )
-
-
-def _steps(options: dict[str, Any], timestep: float, default: int) -> int:
-    from gracecli.run.md_settings import parse_time
-
-    if options["time"] is not None:
-        return max(1, round(parse_time(options["time"]) / timestep))
-    return default if options["steps"] is None else int(options["steps"])
 
 
 def _run(
@@ -272,54 +205,6 @@ def _finish(
             raise PhysicsError(error.message, hint) from error
         raise
     return 0
-
-
-@contextmanager
-def running(files: MdFiles, create: bool) -> Iterator[None]:
-    """One process at a time in a folder; the lock goes with its process."""
-    if create:
-        try:
-            files.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {files.folder}: {error.strerror}", "choose another -o/--output"
-            ) from error
-    elif not files.folder.is_dir():
-        raise InputError(f"nothing to resume: {files.folder} does not exist", "name the folder of a run")
-    lock = filelock.FileLock(files.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise InputError(
-            f"another process is running in {files.folder}", "name another -o/--output, or wait"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot write to {files.folder}: {error.strerror}", "choose another -o/--output") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def stoppable() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event, so that the step in progress ends first; a second Ctrl-C does not wait."""
-    wanted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield wanted
-        return
-
-    def stop(number: int, _: Any) -> None:
-        if wanted.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        wanted.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wanted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stem(path: Path) -> str:

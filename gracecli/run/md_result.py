@@ -12,19 +12,13 @@ from ase.units import kB
 from numpy.typing import NDArray
 
 from gracecli.errors import PhysicsError
-from gracecli.run.md_analysis import (
-    Diffusion,
-    PairDistribution,
-    Vibrations,
-    diffusion,
-    pair_distributions,
-    vibrations,
-)
 from gracecli.run.md_checks import Check, check_sampling, thermodynamic_checks
 from gracecli.run.md_log import read_log
 from gracecli.run.md_settings import MdSettings
 from gracecli.run.md_statistics import Drift, Mean, average, drift, equilibrated
+from gracecli.run.md_structure import PairDistribution, pair_distributions
 from gracecli.run.md_trajectory import Trajectory
+from gracecli.run.md_transport import Diffusion, Vibrations, diffusion, vibrations
 
 Array = NDArray[np.float64]
 AVERAGED = (

@@ -6,10 +6,11 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from gracecli.run.md_analysis import _mean_square, diffusion, pair_distributions, vibrations
 from gracecli.run.md_checks import check_distribution, check_drift, check_mean
 from gracecli.run.md_statistics import Drift, Mean, average, correlation_time, drift, equilibrated
+from gracecli.run.md_structure import pair_distributions
 from gracecli.run.md_trajectory import LIBVER, OBSERVABLES, Trajectory, create, elements
+from gracecli.run.md_transport import _mean_square, diffusion, vibrations
 
 
 def trajectory_of(path, atoms, positions, velocities=None, spacing=10.0, cells=None):

@@ -7,9 +7,10 @@ from ase import Atoms
 from ase.build import bulk
 
 from gracecli.run.md_checks import check_distribution, check_drift, check_mean
+from gracecli.run.md_h5md import LIBVER, OBSERVABLES, create, elements
 from gracecli.run.md_statistics import Drift, Mean, average, correlation_time, drift, equilibrated
 from gracecli.run.md_structure import pair_distributions
-from gracecli.run.md_trajectory import LIBVER, OBSERVABLES, Trajectory, create, elements
+from gracecli.run.md_trajectory import Trajectory
 from gracecli.run.md_transport import _mean_square, diffusion, vibrations
 
 

@@ -51,7 +51,7 @@ class Barostat(VelocityVerlet):
     Raises
     ------
     InputError
-        No stress to act on, or fixed atoms.
+        No stress to act on, fixed atoms, or a single atom.
     """
 
     def __init__(self, system: System, settings: MdSettings, rng: np.random.Generator) -> None:
@@ -62,6 +62,8 @@ class Barostat(VelocityVerlet):
             )
         if "stress" not in system.calculator.implemented_properties:
             raise InputError(f"{settings.ensemble} needs a stress, and the calculator gives none")
+        if system.freedom < 1:
+            raise InputError(f"{settings.ensemble} needs two atoms or more", "repeat the cell with --supercell")
         if not system.all_free:
             raise InputError(f"{settings.ensemble} cannot move the cell of a structure with fixed atoms")
         self.target = settings.pressure * GPa

@@ -19,6 +19,8 @@ DRIFT_LIMIT = 0.01
 """eV/atom/ns: 39 K per nanosecond in a solid's two times three halves kB. Good runs are below a hundredth of it."""
 SIGNIFICANCE = 1e-3
 """A distribution less likely than this is not the canonical one."""
+RELAXATIONS = 20.0
+"""Relaxation times of the thermostat (a quarter as many of the barostat) without which nothing is decided."""
 LEAST = 10.0
 """Independent samples without which nothing is decided."""
 TEMPERATURE_TOLERANCE = 0.005
@@ -97,17 +99,26 @@ def check_sampling(share: float, nyquist: float) -> Check:
 
 
 def thermodynamic_checks(
-    settings: MdSettings, means: dict[str, Mean], drift: Drift | None, temperature: Array, freedom: int
+    settings: MdSettings, means: dict[str, Mean], drift: Drift | None, temperature: Array, freedom: int, span: float
 ) -> list[Check]:
-    """Checks of averages against what was asked for."""
+    """Checks of averages over ``span`` fs against what was asked for."""
     found = []
+    settled = span >= RELAXATIONS * settings.thermostat_time
     if drift is not None:
         found.append(check_drift(drift, "energy drift" if settings.ensemble == "nve" else "conserved energy drift"))
     if settings.thermostatted and not settings.ramped:
         target = settings.temperature_end
-        found.append(check_mean("mean temperature", means["temperature"], target, TEMPERATURE_TOLERANCE * target, "K"))
+        mean = check_mean("mean temperature", means["temperature"], target, TEMPERATURE_TOLERANCE * target, "K")
+        found.append(mean if settled else _too_short(mean))
         if settings.ensemble != "npt-berendsen":
-            found.append(check_distribution(temperature, target, freedom)[0])
+            shape = check_distribution(temperature, target, freedom)[0]
+            found.append(shape if settled else _too_short(shape))
     if settings.barostatted and not settings.ramped:
-        found.append(check_mean("mean pressure", means["pressure"], settings.pressure, PRESSURE_TOLERANCE, "GPa"))
+        mean = check_mean("mean pressure", means["pressure"], settings.pressure, PRESSURE_TOLERANCE, "GPa")
+        found.append(mean if span >= 0.25 * RELAXATIONS * settings.barostat_time else _too_short(mean))
     return found
+
+
+def _too_short(check: Check) -> Check:
+    """Nothing is decided before thermostat and barostat could do their work."""
+    return Check(check.name, "undecided", f"{check.detail}; the run is too short to tell")

@@ -202,7 +202,8 @@ def _analyse(run: Run, log: Path | None, trajectory: Trajectory | None, structur
     slope, fluctuation = _conserved({name: values[kept] for name, values in columns.items()}, count)
     checks: list[Check] = []
     if run.settings is not None:
-        checks += thermodynamic_checks(run.settings, means, slope, temperature[kept], freedom)
+        span = float(time[-1]) - start if len(time) else 0.0
+        checks += thermodynamic_checks(run.settings, means, slope, temperature[kept], freedom, span)
     pairs: list[PairDistribution] = []
     diffusions: list[Diffusion] = []
     spectra: list[Vibrations] = []

@@ -126,7 +126,7 @@ class Trajectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(path, "r", locking=False)
+            self._file = _open(path)
             self._group = self._file["particles"][next(iter(self._file["particles"]))]
             self.steps: Array = self._group["position/step"][:]
             self.times: Array = self._group["position/time"][:]
@@ -163,3 +163,11 @@ class Trajectory:
     def observables(self) -> dict[str, Array]:
         """Observables by name."""
         return {name: np.asarray(item["value"][:]) for name, item in self._file.get("observables", {}).items()}
+
+
+def _open(path: Path) -> h5py.File:
+    """The file for reading, also where a writer was killed before it could take its mark off."""
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError:
+        return h5py.File(path, "r", locking=False, libver=LIBVER, swmr=True)

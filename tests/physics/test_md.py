@@ -66,17 +66,18 @@ def test_kinetic_energy_is_canonical(series):
 
 
 def test_energy_is_shared_equally(series):
-    """Every atom and direction holds kT/2, less its share of the centre of mass at rest."""
-    share = series.freedom / (3 * series.atoms)
-    expected = 0.5 * kB * 700.0 * share
-    means = series.kinetic.mean(axis=0)
-    errors = np.array(
-        [[average(series.kinetic[:, i, x]).error for x in range(3)] for i in range(0, series.atoms)]
-    )  # fmt: skip
-    deviation = (means - expected) / errors
-    assert np.abs(deviation).max() < 5.0
-    assert np.abs(deviation.mean()) < 5.0 / np.sqrt(deviation.size) + 0.3
-    assert means.mean() == pytest.approx(expected, rel=0.01)
+    """Every atom and direction holds kT/2, less its share of the centre of mass at rest.
+
+    The crystal's modes exchange energy slowly, so errors come from the scatter of ten long blocks.
+    """
+    expected = 0.5 * kB * 700.0 * series.freedom / (3 * series.atoms)
+    length = len(series.kinetic) // 10
+    blocks = series.kinetic[: 10 * length].reshape(10, length, series.atoms, 3).mean(axis=1)
+    deviation = (blocks.mean(axis=0) - expected) / (blocks.std(axis=0, ddof=1) / np.sqrt(10))
+    assert deviation.std() < 1.6  # Student's t of nine degrees of freedom: 1.13
+    assert np.abs(deviation).max() < 7.0
+    by_direction = blocks.mean(axis=(0, 1))
+    assert by_direction == pytest.approx(expected, rel=0.03)
 
 
 def test_mean_temperature_is_the_target(series):

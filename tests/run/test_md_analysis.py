@@ -6,8 +6,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from gracecli.run.md_checks import check_distribution, check_drift, check_mean
+from gracecli.run.md_checks import check_distribution, check_drift, check_mean, thermodynamic_checks
 from gracecli.run.md_h5md import LIBVER, OBSERVABLES, create, elements
+from gracecli.run.md_settings import MdSettings
 from gracecli.run.md_statistics import Drift, Mean, average, correlation_time, drift, equilibrated
 from gracecli.run.md_structure import pair_distributions
 from gracecli.run.md_trajectory import Trajectory
@@ -176,3 +177,14 @@ def test_verdicts_need_evidence():
     assert check_mean("m", Mean(301.0, 1.0, 30.0, 900.0), 300.0, 0.0, "K").verdict == "passed"
     assert check_mean("m", Mean(310.0, 1.0, 30.0, 900.0), 300.0, 0.0, "K").verdict == "failed"
     assert check_mean("m", Mean(310.0, 1.0, 30.0, 4.0), 300.0, 0.0, "K").verdict == "undecided"
+
+
+def test_nothing_is_decided_before_the_thermostat_could_work():
+    settings = MdSettings(ensemble="npt-mtk", thermostat_time=100.0, barostat_time=1000.0)
+    means = {"temperature": Mean(200.0, 1.0, 30.0, 500.0), "pressure": Mean(3.0, 0.1, 1.0, 500.0)}
+    temperature = np.random.default_rng(1).normal(200.0, 30.0, 500)
+    for span, verdict in ((1000.0, "undecided"), (6000.0, "failed")):
+        checks = thermodynamic_checks(settings, means, None, temperature, 93, span)
+        assert {check.name: check.verdict for check in checks} == dict.fromkeys(
+            ["mean temperature", "temperature distribution", "mean pressure"], verdict
+        )

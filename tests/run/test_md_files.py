@@ -126,6 +126,8 @@ def test_a_mark_of_a_killed_writer_is_taken_off(finished, tmp_path):
     head[44:48] = superblock.lookup3(bytes(head[:44])).to_bytes(4, "little")
     with files.trajectory.open("r+b") as stream:
         stream.write(head)
+    with Trajectory(files.trajectory) as trajectory:
+        assert trajectory.frames == 4
     resume(files)
     assert_same_files(finished[0], files)
 

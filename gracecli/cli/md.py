@@ -24,7 +24,7 @@ _POSITIVE = click.IntRange(min=1)
 
 
 @click.command(short_help="Molecular dynamics.")
-@click.argument("structure", required=False, metavar="STRUCTURE")
+@click.argument("structure", required=False, metavar="[STRUCTURE]")
 @model_options
 @click.option(
     "--ensemble",

@@ -94,10 +94,11 @@ class Mtk(Barostat):
         self._thermostat_cell(half)
         system.momenta *= self.chain.integrate(system.twice_kinetic(), half)
         self._kick_cell(system, half)
-        self._kick(system, half)
-        self._drift(system, self.step)
+        rates = self._rates()
+        self._kick(system, half, *rates)
+        self._drift(system, self.step, *rates)
         system.evaluate()
-        self._kick(system, half)
+        self._kick(system, half, *rates)
         self._kick_cell(system, half)
         system.momenta *= self.chain.integrate(system.twice_kinetic(), half)
         self._thermostat_cell(half)
@@ -138,14 +139,12 @@ class Mtk(Barostat):
         values, axes = np.linalg.eigh(self.strain_momentum / self.mass)
         return values, axes
 
-    def _kick(self, system: System, time: float) -> None:
-        values, axes = self._rates()
+    def _kick(self, system: System, time: float, values: Array, axes: Array) -> None:
         x = -time * (values + values.sum() / self.freedom)
         momenta, forces = system.momenta @ axes, system.forces @ axes
         system.momenta = (momenta * np.exp(x) + time * forces * mean_exponential(x)) @ axes.T
 
-    def _drift(self, system: System, time: float) -> None:
-        values, axes = self._rates()
+    def _drift(self, system: System, time: float, values: Array, axes: Array) -> None:
         x = time * values
         positions, velocities = system.positions @ axes, (system.momenta / system.masses) @ axes
         system.positions = (positions * np.exp(x) + time * velocities * mean_exponential(x)) @ axes.T

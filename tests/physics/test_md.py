@@ -22,7 +22,7 @@ specification.loader.exec_module(md_models)
 
 pytestmark = pytest.mark.physics
 BASE = MdSettings(
-    temperature=700.0, temperature_end=700.0, timestep=3.0, thermostat_time=60.0, barostat_time=400.0, steps=60000,
+    temperature=700.0, temperature_end=700.0, timestep=3.0, thermostat_time=60.0, barostat_time=400.0, steps=40000,
     thermo_every=5, seed=11,
 )  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_mean_temperature_is_the_target(series):
 
 @pytest.fixture(scope="module")
 def constant_pressure():
-    return {name: Series(ensemble=name, pressure=2.0, steps=120000) for name in ("npt-mtk", "npt-mtk-iso")}
+    return {name: Series(ensemble=name, pressure=2.0, steps=80000) for name in ("npt-mtk", "npt-mtk-iso")}
 
 
 def test_mean_pressure_is_the_target(constant_pressure):

@@ -187,15 +187,12 @@ class GraceCalculator(Calculator):
             atoms, self.engine.elements, min_distance=self.min_distance, models_covering=self.models_covering
         )
         checked = perf_counter()
-        shortest = 0.0
         if neighbour_list is not None:
             graph = neighbour_list.graph(atoms)
-            shortest = neighbour_list.shortest_squared
         else:
             graph = build_graph(atoms, self.engine.cutoff, self.engine.pair_cutoff)
         found = perf_counter()
-        if shortest < self.min_distance**2:
-            check_distances(atoms, graph, self.min_distance)
+        check_distances(atoms, graph, self.min_distance)
         self._seconds["check"] += checked - start + perf_counter() - found
         self._seconds["neighbours"] += found - checked
         return graph

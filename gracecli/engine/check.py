@@ -69,9 +69,7 @@ def check_contents(
     if not np.isfinite(atoms.cell.array).all():
         raise InputError(f"the cell is not finite: {atoms.cell.array.tolist()} Å", "check the input file")
     if elements is not None:
-        from ase.data import chemical_symbols
-
-        symbols = sorted(chemical_symbols[number] for number in np.unique(atoms.numbers))
+        symbols = sorted(set(atoms.symbols))
         missing = [symbol for symbol in symbols if symbol not in set(elements)]
         if missing:
             raise InputError(_not_covered(missing, elements), _who_covers(symbols, models_covering))

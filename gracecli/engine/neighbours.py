@@ -120,8 +120,6 @@ class NeighbourList:
     ----------
     calls, rebuilds : int
         Graphs asked for, lists built.
-    shortest_squared : float
-        Square of the shortest distance in the last graph, Å²; infinite without any.
     """
 
     def __init__(self, cutoff: float, skin: float, pair_cutoff: PairCutoff = None) -> None:
@@ -131,7 +129,6 @@ class NeighbourList:
         self.skin = float(skin)
         self.calls = 0
         self.rebuilds = 0
-        self.shortest_squared = np.inf
         self._pair_cutoff = pair_cutoff
         self._reference: _Reference | None = None
 
@@ -146,9 +143,7 @@ class NeighbourList:
             self.rebuilds += 1
         bonds = reference.bonds
         vectors = bonds.vectors(positions, cell)
-        squared = squared_lengths(vectors)
-        self.shortest_squared = float(squared.min(initial=np.inf))
-        keep = np.flatnonzero(squared < reference.squared_cutoff)
+        keep = np.flatnonzero(squared_lengths(vectors) < reference.squared_cutoff)
         return Graph(
             numbers=reference.numbers,
             centre=bonds.centre[keep],

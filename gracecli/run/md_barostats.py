@@ -130,8 +130,8 @@ class Mtk(Barostat):
     def _kick_cell(self, system: System, time: float) -> None:
         stress = system.full_stress()
         assert stress is not None
-        force = -system.volume() * (stress + self.target * np.eye(3))
-        force += system.twice_kinetic() / self.freedom * np.eye(3)
+        along = system.twice_kinetic() / self.freedom - system.volume() * self.target
+        force = along * np.eye(3) - system.volume() * stress
         self.strain_momentum = self.strain_momentum + time * force
 
     def _rates(self) -> tuple[Array, Array]:

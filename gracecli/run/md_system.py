@@ -77,6 +77,7 @@ class System:
         self.masses: Array = atoms.get_masses()[:, None].astype(np.float64)
         if not (self.masses > 0).all():
             raise InputError(f"atom {int(np.argmin(self.masses > 0)) + 1} has no mass")
+        self._inverse_masses = 1.0 / self.masses[:, 0]
         self.all_free = bool(self.free.all())
         self.periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
         self._wanted = ["energy", "forces"]
@@ -112,7 +113,7 @@ class System:
 
     def twice_kinetic(self) -> float:
         """``sum p^2 / m`` in eV."""
-        return float(np.einsum("ix,ix,ij->", self.momenta, self.momenta, 1.0 / self.masses))
+        return float(np.einsum("ix,ix->i", self.momenta, self.momenta) @ self._inverse_masses)
 
     def kinetic_energy(self) -> float:
         """Kinetic energy in eV."""
@@ -130,7 +131,7 @@ class System:
         """Stress (3, 3) with the momenta's part, eV/Å^3, tensile-positive; None where there is none."""
         if self.stress is None:
             return None
-        flow = np.einsum("ix,iy->xy", self.momenta / self.masses, self.momenta)
+        flow = (self.momenta * self._inverse_masses[:, None]).T @ self.momenta
         return np.asarray(self.stress - flow / self.volume())
 
     def pressure(self) -> float:

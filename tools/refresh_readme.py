@@ -3,13 +3,14 @@
     .venv/bin/python tools/refresh_readme.py          # rewrites README.md
     .venv/bin/python tools/refresh_readme.py --check   # only runs them; fails if one fails
 
-Commands run in the repository with this interpreter's environment first on PATH. Files they write are removed.
+Commands run in the repository with this interpreter's environment first on PATH. Files and folders they write are removed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,8 @@ def main() -> None:
         for path in set(ROOT.iterdir()) - before:
             if path.is_file():
                 path.unlink()
+            else:
+                shutil.rmtree(path)
     if "--check" not in sys.argv:
         readme.write_text(text, encoding="utf-8")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gracecli.plugin.hookspecs import hookimpl
-from gracecli.plugin.specs import CommandSpec, EngineSpec, ExporterSpec, LossSpec, OptimizerSpec
+from gracecli.plugin.specs import CommandSpec, EngineSpec, EnsembleSpec, ExporterSpec, LossSpec, OptimizerSpec
 
 _COMMANDS = {
     # name: (section, help)
     "relax": ("Structures", "Relax structures to the nearest energy minimum."),
-    "elastic": ("Structures", "Elastic constants of crystals, moduli, Born stability."),
+    "md": ("Structures", "Molecular dynamics at constant energy, temperature or pressure."),
     "phonons": ("Structures", "Phonons of crystals: bands, thermal properties, stability."),
+    "elastic": ("Structures", "Elastic constants of crystals, moduli, Born stability."),
     "predict": ("Structures", "Energies, forces and stresses, and errors against labels."),
     "fit": ("Training", "Train a model on your data."),
     "store": ("Data", "Keep structures, labels and results in one file."),
@@ -34,6 +35,17 @@ _OPTIMIZERS = {
     "gpmin": ("GPMin", "Gaussian-process surrogate; fewest evaluations for small molecules."),
     "mdmin": ("MDMin", "Damped molecular dynamics."),
     "ode12r": ("ODE12r", "Adaptive ordinary-differential-equation descent."),
+}
+
+_ENSEMBLES = {
+    # name: (class in gracecli.run, help)
+    "nve": ("md_integrators:VelocityVerlet", "Constant energy (velocity Verlet)."),
+    "nvt-langevin": ("md_integrators:Langevin", "Friction and noise on every atom (BAOAB); robust, slows diffusion."),
+    "nvt-csvr": ("md_integrators:VelocityRescaling", "Stochastic velocity rescaling (Bussi); what nvt stands for."),
+    "nvt-nhc": ("md_integrators:NoseHooverChains", "Nosé-Hoover chains; deterministic."),
+    "npt-mtk": ("md_barostats:Mtk", "Martyna-Tobias-Klein, all of the cell moves; what npt stands for."),
+    "npt-mtk-iso": ("md_barostats:MtkIsotropic", "Martyna-Tobias-Klein, the volume moves; for liquids."),
+    "npt-berendsen": ("md_barostats:Berendsen", "Weak coupling; to equilibrate, samples no ensemble."),
 }
 
 _EXPORTERS = {
@@ -92,6 +104,13 @@ def gracecli_register_optimizers() -> Iterator[OptimizerSpec]:
     """Provide ASE's optimizers."""
     for name, (attribute, text) in _OPTIMIZERS.items():
         yield OptimizerSpec(name=name, help=text, factory=f"ase.optimize:{attribute}")
+
+
+@hookimpl
+def gracecli_register_ensembles() -> Iterator[EnsembleSpec]:
+    """Provide the ensembles of ``grace md``."""
+    for name, (place, text) in _ENSEMBLES.items():
+        yield EnsembleSpec(name=name, help=text, factory=f"gracecli.run.{place}")
 
 
 @hookimpl

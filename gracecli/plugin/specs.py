@@ -154,7 +154,12 @@ class OptimizerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleSpec(Spec):
-    """A molecular-dynamics ensemble: ``factory(atoms, **options)`` returns an object with ``run(steps)``."""
+    """A molecular-dynamics ensemble.
+
+    ``factory(system: System, settings: MdSettings, rng: numpy.random.Generator)`` returns a
+    :class:`gracecli.run.md_integrators.Integrator`, which advances the system by single steps and can give and take
+    its whole state, so that runs resume exactly. Names that begin with ``npt`` move the cell.
+    """
 
     kind: ClassVar[str] = "ensemble"
     factory: str

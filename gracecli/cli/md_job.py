@@ -1,0 +1,214 @@
+"""The work of ``grace md``: start, resume or only analyse a run; print the card, choose the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gracecli.cli.md_live import LiveLine
+from gracecli.cli.md_model import identity_of, make_calculator, same_model
+from gracecli.cli.md_options import settings_from, steps_from
+from gracecli.cli.md_process import running, stoppable
+from gracecli.cli.output import emit_json, json_text, note, warn
+from gracecli.cli.relax_job import report_statistics
+from gracecli.errors import InputError, PhysicsError, UsageError
+
+if TYPE_CHECKING:
+    from gracecli.engine.calculator import GraceCalculator
+    from gracecli.run.md import Outcome, Simulation
+    from gracecli.run.md_checkpoint import Checkpoint
+    from gracecli.run.md_files import MdFiles
+    from gracecli.run.md_result import MdResult
+    from gracecli.run.md_settings import MdSettings
+
+SCHEMA, SCHEMA_VERSION = "gracecli/md", 1
+INTERRUPTED = 130
+
+
+def start(options: dict[str, Any], given: set[str]) -> int:
+    """A new run."""
+    from gracecli.run.md import Simulation
+    from gracecli.run.md_files import MdFiles
+    from gracecli.run.md_start import start_warnings, supercell
+    from gracecli.run.structures import read_structures
+
+    found = read_structures(options["structure"])
+    if len(found) != 1:
+        raise InputError(
+            f"{options['structure']} holds {len(found)} structures",
+            f"choose one: {options['structure']}@0 is the first",
+        )
+    (structure,) = found
+    if isinstance(structure, Exception):
+        raise structure
+    atoms = supercell(structure.atoms, options["supercell"] or (1, 1, 1))
+    settings = settings_from(options, given, atoms.numbers)
+    warnings = [*structure.notes, *start_warnings(atoms, settings)]
+    if atoms.has("momenta") and not options["keep_velocities"]:
+        warnings.append("the velocities in the file are replaced by drawn ones; --keep-velocities keeps them")
+    for text in warnings:
+        warn(text)
+    files = MdFiles(options["output"] or Path(f"{_stem(structure.path)}-md"))
+    with running(files, create=True):
+        files.prepare(options["force"])
+        calculator = make_calculator(
+            options["model"], options["engine"], options["precision"], options["engine_option"]
+        )
+        simulation = Simulation.begin(atoms, calculator, settings, options["keep_velocities"])
+        simulation.calculator = identity_of(calculator, options["model"], options["engine_option"])
+        drawn = options["seed"] is None
+        simulation.origin = {
+            "name": structure.name, "warnings": warnings, "seed_drawn": drawn, "first_step": 0,
+        }  # fmt: skip
+        note(f"seed {settings.seed}{' (drawn)' if drawn else ''}")
+        return _run(simulation, files, calculator, options, None)
+
+
+def resume(options: dict[str, Any]) -> int:
+    """Go on from a checkpoint, perhaps further than first asked for."""
+    from gracecli.run.md import Simulation
+    from gracecli.run.md_checkpoint import load_checkpoint
+    from gracecli.run.md_files import MdFiles
+
+    path: Path = options["resume"]
+    files = MdFiles(path if path.is_dir() else path.parent)
+    if path.is_file() and path.name != files.checkpoint.name:
+        raise InputError(f"{path} is not a checkpoint", f"name {files.checkpoint}, or its folder")
+    with running(files, create=False):
+        state = load_checkpoint(files.checkpoint)
+        settings = state.settings.continued(steps_from(options, state.settings.timestep, state.settings.steps))
+        if settings.steps < state.step:
+            raise UsageError(f"the run has done {state.step} steps, more than the {settings.steps} asked for")
+        calculator = same_model(state.calculator)
+        simulation = Simulation.resume(state, calculator, settings)
+        note(f"resumed after {state.step} of {settings.steps} steps")
+        return _run(simulation, files, calculator, options, state)
+
+
+def analyse_only(options: dict[str, Any]) -> int:
+    """Analyse what is there."""
+    from dataclasses import replace
+
+    from gracecli.run.md_checkpoint import load_checkpoint
+    from gracecli.run.md_files import MdFiles
+    from gracecli.run.md_result import Run, analyse
+    from gracecli.run.md_settings import parse_time
+
+    path: Path = options["analyse"]
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    files = MdFiles(path if path.is_dir() else path.parent)
+    own = path.is_dir() or (path.name == files.trajectory.name and files.checkpoint.is_file())
+    run, log, trajectory, structure = Run(), None, path if path.is_file() else None, None
+    if own:
+        state = load_checkpoint(files.checkpoint)
+        settings = state.settings
+        if options["equilibration"] is not None:
+            settings = replace(settings, equilibration=parse_time(options["equilibration"]))
+        model = str(state.calculator.get("model_name", ""))
+        run = Run(model=model, settings=settings, steps=state.step, wall_time=state.seconds)
+        log, structure = files.log, state.atoms
+        trajectory = files.trajectory if settings.trajectory_every else None
+    result = analyse(run, log, trajectory, structure)
+    folder: Path | None = options["output"] or (files.folder if own else None)
+    return _finish(result, str(path), folder, {}, options)
+
+
+def _run(
+    simulation: Simulation,
+    files: MdFiles,
+    calculator: GraceCalculator,
+    options: dict[str, Any],
+    resumed: Checkpoint | None,
+) -> int:
+    """The steps, then the analysis."""
+    from gracecli.run.md import run
+    from gracecli.run.md_files import FileRecorder, write_structure
+    from gracecli.run.md_result import Run, analyse
+
+    settings = simulation.settings
+    recorder = FileRecorder(files, simulation.system.atoms, settings, resumed)
+    live = LiveLine(settings, simulation.step)
+    try:
+        with stoppable() as wanted:
+            outcome = run(simulation, recorder, live, wanted.is_set)
+        if outcome.status == "exploded":
+            recorder.explosion()
+    finally:
+        live.close()
+        recorder.close()
+    report_statistics(calculator)
+    name = str(simulation.origin.get("name", ""))
+    if outcome.status == "interrupted":
+        click.echo(f"grace: {outcome.message}; resume with: grace md --resume {files.folder}", err=True)
+        return INTERRUPTED
+    if outcome.status == "finished":
+        write_structure(files.final, simulation.system.to_atoms())
+    facts = Run(
+        outcome.status, outcome.message, str(simulation.calculator.get("model_name", "")), settings, outcome.step,
+        outcome.seconds, speed(outcome, settings), tuple(simulation.origin.get("warnings", ())),
+    )  # fmt: skip
+    trajectory = files.trajectory if settings.trajectory_every else None
+    result = analyse(facts, files.log, trajectory, simulation.system.atoms)
+    extra = {
+        "seed_drawn": simulation.origin.get("seed_drawn", False),
+        "files": {
+            "folder": str(files.folder),
+            "trajectory": str(files.trajectory) if trajectory else None,
+            "log": str(files.log),
+            "checkpoint": str(files.checkpoint),
+            "final": str(files.final if outcome.status == "finished" else files.last_good),
+        },
+    }
+    return _finish(result, name, files.folder, extra, options, files.result)
+
+
+def speed(outcome: Outcome, settings: MdSettings) -> float:
+    """ns/day of the steps of this call."""
+    return 86400.0 * outcome.steps_now * settings.timestep * 1e-6 / max(outcome.seconds_now, 1e-9)
+
+
+def _finish(
+    result: MdResult,
+    name: str,
+    folder: Path | None,
+    extra: dict[str, Any],
+    options: dict[str, Any],
+    document_path: Path | None = None,
+) -> int:
+    """Pictures, document, card, exit code."""
+    from gracecli.cli.md_tables import md_card
+    from gracecli.files import write_text_atomically
+    from gracecli.run.md_plots import write_curves, write_pictures
+    from gracecli.run.md_result import UNITS
+
+    document = {"name": name, **result.to_dict(), **extra}
+    del document["_units"]
+    written: list[Path] = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = write_curves(result, folder) + (write_pictures(result, folder) if options["plots"] else [])
+        document["files"] = {**document.get("files", {}), "written": [str(path) for path in written]}
+    if document_path is not None:
+        write_text_atomically(document_path, json_text(SCHEMA, SCHEMA_VERSION, document, UNITS) + "\n")
+    if options["as_json"]:
+        emit_json(SCHEMA, SCHEMA_VERSION, document, UNITS)
+    else:
+        click.echo(md_card(document))
+    try:
+        result.raise_for_status(options["strict"])
+    except PhysicsError as error:
+        if result.status == "exploded":
+            hint = f"the last good structure is {extra['files']['final']}; {error.hint or 'try a smaller --timestep'}"
+            raise PhysicsError(error.message, hint) from error
+        raise
+    return 0
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in (".gz", ".bz2", ".xz"):
+        name = name.removesuffix(suffix)
+    return Path(name).stem if Path(name).suffix else name

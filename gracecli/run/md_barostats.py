@@ -9,8 +9,8 @@ Martyna-Tobias-Klein, for a cell with the momentum matrix ``p_g`` and external p
 
 ``p_g`` is symmetric, as the stress is: the cell does not rotate, and it has six degrees of freedom, not nine (section
 II C of the source; ASE 3.29 thermostats nine, which heats the cell by half and quadruples the fluctuation of the
-volume, tests/run/md.md).
-The isotropic variant has the single variable ``eps = ln(V/V0)/3`` with ``W = (N_f + 3) kT tau_p^2``. One step, each half mirrored::
+volume, tests/run/md.md). The isotropic variant has the single variable ``eps = ln(V/V0)/3`` with
+``W = (N_f + 3) kT tau_p^2``. One step, each half mirrored::
 
     chain of the cell, chain of the atoms, p_g, p,  r and h,  p, p_g, chain of the atoms, chain of the cell
 

@@ -81,7 +81,10 @@ class Verification:
 
 
 def test_structures(
-    elements: Sequence[str], cutoff: float, pair_cutoff: PairCutoff, seed: int = 0  # noqa: PT028 - no test of pytest
+    elements: Sequence[str],
+    cutoff: float,
+    pair_cutoff: PairCutoff,
+    seed: int = 0,  # noqa: PT028 - no test of pytest
 ) -> list[Atoms]:
     """Structures of the elements, all pairs of them within cutoff (of those whose cutoff is not 0).
 

@@ -89,9 +89,7 @@ def test_reduced_and_single(model_file, tmp_path):
 
 def test_options_without_published_counterpart_are_errors_that_name_the_node(model, tmp_path):
     tiny = model("tiny")
-    nodes = [
-        bp.Reduce(**{**vars(n), "initial_value": 0.5}) if isinstance(n, bp.Reduce) else n for n in tiny.blueprint
-    ]
+    nodes = [bp.Reduce(**{**vars(n), "initial_value": 0.5}) if isinstance(n, bp.Reduce) else n for n in tiny.blueprint]
     save_model(tmp_path / "odd.grace", Model(bp.Blueprint(tuple(nodes)), tiny.weights))
     reduce = next(n.name for n in nodes if isinstance(n, bp.Reduce))
     with pytest.raises(ModelError, match=f"node '{reduce}'.*initial value 0.5 has no published counterpart"):

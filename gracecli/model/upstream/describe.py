@@ -252,7 +252,11 @@ def _(node: bp.Product, around: Surroundings) -> tuple[str, Arguments]:
     if node.crop is not None:
         raise _no_counterpart(node, f"mode {node.mode!r} with cropped channels")
     return "GeneralProductFunction", {
-        "mode": node.mode, "n_out": node.n_out, "rank": node.rank, "use_S": node.use_S, **arguments
+        "mode": node.mode,
+        "n_out": node.n_out,
+        "rank": node.rank,
+        "use_S": node.use_S,
+        **arguments,
     }
 
 
@@ -336,7 +340,8 @@ def _(node: bp.LinearReadout, around: Surroundings) -> tuple[str, Arguments]:
 @describe.register
 def _(node: bp.FinnisSinclairReadout, around: Surroundings) -> tuple[str, Arguments]:
     return "FSOut2ScalarTarget", {
-        "fs_parameters": [list(pair) for pair in node.parameters], "origin": references(node.sources)
+        "fs_parameters": [list(pair) for pair in node.parameters],
+        "origin": references(node.sources),
     }
 
 

@@ -13,6 +13,7 @@ from gracecli.cli.options import (
     json_option,
     model_options,
     output_option,
+    plots_option,
     seed_option,
     verbosity_options,
 )
@@ -99,7 +100,7 @@ _POSITIVE = click.IntRange(min=1)
     help="Stop when atoms are closer than this many Å.  [default: by the elements]",
 )
 @click.option("--strict", is_flag=True, help="Exit code 9 when a check of the result fails.")
-@click.option("--save-plots/--no-plots", "plots", default=True, help="Draw pictures of the analysis.  [default: yes]")
+@plots_option
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),

@@ -51,8 +51,8 @@ SYMMETRY_TOLERANCE = 1e-4
 """Å, for the reference, which is relaxed tightly; phonopy's default of 1e-5 is below what a relaxation reaches."""
 
 RELAX_STEPS = 1000
-PROJECTION_MESH = 60.0
-"""Å, of the mesh for the projected density of states, which needs eigenvectors at every point of it."""
+PROJECTION_MESH = 40.0
+"""Å, of the mesh for projected densities of states, with eigenvectors everywhere; tetrahedra take a second on it."""
 
 
 @dataclass(frozen=True)

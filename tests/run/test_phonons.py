@@ -56,7 +56,7 @@ def test_harmonic_chain_has_its_dispersion():
 
 
 def test_born_charges_split_the_optical_modes(tmp_path):
-    """nu_LO^2 - nu_TO^2 = 4 pi (e^2/4 pi eps0) Z^2 / (eps V mu) in a cubic crystal of two atoms, whatever the forces."""
+    """nu_LO^2 - nu_TO^2 = 4 pi (e^2/4 pi eps0) Z^2 / (eps V mu) in a cubic crystal of two atoms."""
     atoms = bulk("NaCl", "cesiumchloride", a=3.8)
     (tmp_path / "BORN").write_text(
         "14.399652\n5 0 0 0 5 0 0 0 5\n1.3 0 0 0 1.3 0 0 0 1.3\n-1.3 0 0 0 -1.3 0 0 0 -1.3\n"

@@ -154,6 +154,34 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class TuningConfig:
+    """``[tuning]``: how the model of ``[model] start`` is adapted to new data (:mod:`gracecli.fit.tuning.strategy`).
+
+    Attributes
+    ----------
+    strategy : str, optional
+        naive, frozen, frozen-messages, readout, lora or replay; without one a fit just continues from the start.
+    rank : int
+        Of the low-rank corrections of ``lora``.
+    alpha : float
+        Their strength: the correction is multiplied by ``alpha / rank``.
+    shift : bool
+        Fit a shift of the reference energies to the new data before training.
+    shift_regularisation : float
+        Weight of the squared shifts (dimensionless).
+    like : dict
+        New element -> element of the model that it starts as a copy of; default is the chemically nearest.
+    """
+
+    strategy: str | None = None
+    rank: int = 8
+    alpha: float = 8.0
+    shift: bool = True
+    shift_regularisation: float = 1e-8
+    like: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """``[output]``: the folder, and what the model file says about its origin."""
 
@@ -173,6 +201,7 @@ class FitConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def to_dict(self) -> dict[str, Any]:
@@ -347,8 +376,23 @@ def _check(config: FitConfig, where: str) -> None:
     for entry in (*config.data.train, *config.data.valid, *config.data.test):
         if not entry.share > 0 or entry.weight < 0:
             raise UsageError(f"{where} [data]: {entry.path}: share must be positive, weight not negative")
+    _check_tuning(config, where)
     if config.training.max_time is not None:
         parse_time(config.training.max_time)
+
+
+def _check_tuning(config: FitConfig, where: str) -> None:
+    from gracecli.fit.tuning.strategy import STRATEGIES
+
+    tuning = config.tuning
+    if tuning.strategy is not None and tuning.strategy not in STRATEGIES:
+        hint = suggestion(tuning.strategy, STRATEGIES)
+        raise UsageError(f"{where} [tuning.strategy]: no strategy is called {tuning.strategy!r}", hint)
+    if (tuning.strategy is None) != (config.model.start is None) and tuning != TuningConfig():
+        raise UsageError(f"{where} [tuning]: fine-tuning needs a model to start from and a strategy", "--from MODEL")
+    for key in ("rank", "alpha", "shift_regularisation"):
+        if not getattr(tuning, key) > 0:
+            raise UsageError(f"{where} [tuning.{key}]: {getattr(tuning, key)} must be positive")
 
 
 def parse_time(text: str) -> float:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from gracecli.errors import InputError
+from gracecli.errors import InputError, ModelError
 from gracecli.model import blueprint as bp
 from gracecli.model.modelfile import Model
 from gracecli.model.reduce import SYMBOLS, element_axes, weight_of_rows
@@ -92,6 +92,8 @@ def extend_elements(
             )
     if not new:
         return model, {}
+    if model.heads:
+        raise ModelError("a model with heads cannot be extended as it is", "choose one head of it: NAME#HEAD")
     donors = {symbol: chosen.get(symbol) or nearest_element(symbol, model.elements) for symbol in new}
     rows = [*range(len(model.elements)), *(model.elements.index(donors[symbol]) for symbol in new)]
     nodes = tuple(_extended_node(node, rows, donors) for node in model.blueprint)
@@ -116,13 +118,14 @@ def _extended_pairs(table: dict[str, float], donors: Mapping[str, str]) -> dict[
     """Pairs with a new element take the value of the pair with its donor."""
     named = {tuple(SYMBOLS.findall(key)): value for key, value in table.items()}
     named = {(key * 2 if len(key) == 1 else key): value for key, value in named.items()}
-    found = dict(table)
+    found, known = dict(table), set(named)
     likes: dict[str, list[str]] = {}
     for new, donor in donors.items():
         likes.setdefault(donor, []).append(new)
     for (a, b), value in named.items():
         for left in (a, *likes.get(a, ())):
             for right in (b, *likes.get(b, ())):
-                if left + right not in found and right + left not in found:
+                if (left, right) not in known and (right, left) not in known:
+                    known.add((left, right))
                     found[left + right] = value
     return found

@@ -17,6 +17,7 @@ import numpy as np
 
 from gracecli.errors import InputError, ModelError
 from gracecli.model import blueprint as bp
+from gracecli.model.heads import map_heads
 from gracecli.model.modelfile import Model
 from gracecli.names import suggestion
 
@@ -149,6 +150,8 @@ def reduce_elements(model: Model, elements: Sequence[str]) -> Model:
     kept = tuple(model.elements[index] for index in keep)
     if kept == model.elements:
         return model
+    if model.heads:
+        return map_heads(model, lambda head: reduce_elements(head, elements))
     nodes = tuple(_reduced_node(node, keep, kept, len(model.elements)) for node in model.blueprint)
     weights = {name: weight_of_rows(model, name, value, keep) for name, value in model.weights.items()}
     blueprint = bp.Blueprint(nodes)
@@ -209,6 +212,8 @@ def cast(model: Model, precision: str) -> Model:
         ``fp64`` or ``fp32``; narrowing rounds to the nearest.
     """
     dtype = np.dtype(DTYPES[precision])
+    if model.heads:
+        return map_heads(model, lambda head: cast(head, precision))
 
     def convert(name: str, value: np.ndarray) -> np.ndarray:
         double = _always_double(model, name)

@@ -37,6 +37,23 @@ def tuning_options(function: Decorated) -> Decorated:
                 "--shift/--no-shift", default=None, help="Fit reference energies to the new data first.  [default: yes]"
             ),
             key_value_option("--like", "New element to start as a copy of another, as in Au=Cu.  [default: nearest]"),
+            click.option("--replay", multiple=True, metavar="FILE", help="Old data with labels; may be repeated."),
+            click.option(
+                "--replay-structures",
+                multiple=True,
+                metavar="FILE",
+                help="Old structures, labelled by the model itself; may be repeated.",
+            ),
+            click.option(
+                "--augment",
+                metavar="KIND,...",
+                help="More of them: rattle, strain (copies), unaries, binaries (crystals).",
+            ),
+            click.option(
+                "--replay-weight", type=float, metavar="X", help="Weight of old data in the loss.  [default: 1]"
+            ),
+            click.option("--head-name", metavar="NAME", help="Head of the new data after replay.  [default: new]"),
+            click.option("--base-head", metavar="NAME", help="Head of the old data after replay.  [default: base]"),
             click.option("--dry-run", is_flag=True, help="List which weights would move, and stop."),
         ]
     ):
@@ -49,6 +66,16 @@ def tuning_overrides(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     start, strategy = options.pop("start"), options.pop("strategy")
     found = {name: options.pop(name) for name in _OPTIONS if name != "strategy"}
     like: Mapping[str, Any] = found.pop("like")
+    augment = options.pop("augment")
+    replay, structures = options.pop("replay"), options.pop("replay_structures")
+    found |= {
+        "replay": [{"path": name} for name in replay] or None,
+        "replay_structures": list(structures) or None,
+        "augment": augment.replace(",", " ").split() if augment else None,
+        "replay_weight": options.pop("replay_weight"),
+        "head": options.pop("head_name"),
+        "base_head": options.pop("base_head"),
+    }
     return {
         "model": {"start": start},
         "tuning": {

@@ -43,6 +43,7 @@ class FitData:
     scale: float
     start: Model | None = None
     tuning: Start | None = None
+    heads: tuple[str, str] | None = None
     _graphs: dict[int, GraphSet] = field(default_factory=dict)
 
     @property
@@ -54,8 +55,16 @@ class FitData:
         """Graphs, built once per list of frames."""
         key = id(frames)
         if key not in self._graphs:
-            self._graphs[key] = GraphSet(frames, self.cutoff, self.elements)
+            self._graphs[key] = self.make_graphs(frames)
         return self._graphs[key]
+
+    def make_graphs(self, frames: Sequence[Frame]) -> GraphSet:
+        """Graphs of frames, by head where there are several."""
+        if self.heads:
+            from gracecli.fit.tuning.multihead import HeadGraphSet
+
+            return HeadGraphSet(frames, self.cutoff, self.elements)
+        return GraphSet(frames, self.cutoff, self.elements)
 
     def identity(self, config: FitConfig) -> str:
         """Hash of the settings and of the content of all training and validation files."""
@@ -94,12 +103,18 @@ def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path |
     train, valid = sets["train"], sets["valid"]
     if not config.data.valid and config.data.valid_fraction > 0:
         train, valid = split_validation(train, config.data.valid_fraction, config.training.seed)
-    start, tuning = load_start(config), None
+    start, tuning, heads = load_start(config), None, None
     if start is not None and config.tuning.strategy is not None:
         from gracecli.fit.tuning.start import prepare_start
 
         tuning = prepare_start(config, start, train, prepared, say)
         start = tuning.model
+        if config.tuning.strategy == "replay":
+            from gracecli.fit.tuning.replay import replay_frames
+
+            old_train, old_valid, old_reports = replay_frames(config, tuning.unshifted, prepared, say)
+            train, valid, reports["train"] = train + old_train, valid + old_valid, reports["train"] + old_reports
+            heads = config.tuning.head, config.tuning.base_head
     elements = start.elements if start else config.model.elements or elements_of(train)
     for frames in (train, valid, sets["test"]):
         require_elements(frames, elements)
@@ -112,7 +127,9 @@ def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path |
     say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")
     if start:
         scale = next((n.scale for n in start.blueprint.of_type(ScaleShift)), 1.0)
-        return FitData(train, valid, sets["test"], reports, elements, start.blueprint, reference, scale, start, tuning)
+        return FitData(
+            train, valid, sets["test"], reports, elements, start.blueprint, reference, scale, start, tuning, heads
+        )
     scale = config.model.scale or force_rms(train)
     shifts = tuple(reference.energies[symbol] for symbol in elements)
     options = {**config.model.overrides, "scale": scale, "element_shifts": shifts}
@@ -170,6 +187,10 @@ def build_adapter(config: FitConfig, data: FitData, network: Any) -> Adapter:
     tuning, strategy = data.tuning, config.tuning.strategy
     if tuning is None or strategy is None:
         return Adapter(network)
+    if data.heads:
+        from gracecli.fit.tuning.multihead import HeadsAdapter
+
+        return HeadsAdapter(network, tuning.unshifted, data.heads)
     shapes = {name: tuple(v.shape) for name, v in network.trainable_by_name.items()}
     moves = movements(tuning.model.blueprint, shapes, strategy, tuning.present, tuning.new, config.tuning.rank)
     return StrategyAdapter(network, tuning.model, moves, config.tuning.alpha, config.training.seed)

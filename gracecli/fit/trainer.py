@@ -35,6 +35,7 @@ from gracecli.fit.schedule import cosine_with_warmup, progress_of
 from gracecli.fit.setup import FitData, build_adapter, build_network, model_metadata, prepare_data
 from gracecli.fit.table import write_log
 from gracecli.fit.tuning.listing import make_listing
+from gracecli.fit.tuning.replay import LABELLED
 from gracecli.fit.tuning.start import PREPARED
 
 CHECKPOINT, MODEL, LOG, REPORT = "checkpoint.npz", "model.grace", "log.csv", "report.json"
@@ -144,7 +145,7 @@ class Trainer:
         self._stop = _Stop(None if limit is None else time.monotonic() + parse_time(limit))
         self._prepare_directory(resume, force)
         self.data: FitData = prepare_data(config, self._say.message, self.directory / PREPARED)
-        self.graphs = GraphSet(self.data.train, self.data.cutoff, self.data.elements)
+        self.graphs = self.data.make_graphs(self.data.train)
         self._build()
         self.state = FitState()
         self._best: dict[str, np.ndarray] = {}  # weights of the lowest validation loss
@@ -164,7 +165,7 @@ class Trainer:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if force and not resume:
-                for leftover in (checkpoint, self.directory / PREPARED):
+                for leftover in (checkpoint, self.directory / PREPARED, self.directory / LABELLED):
                     leftover.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
@@ -175,7 +176,6 @@ class Trainer:
         from gracecli.quiet import import_tensorflow
 
         import_tensorflow()
-        from gracecli.fit.compute import Compute
         from gracecli.fit.optimizer import Optimizer
 
         training = self.config.training
@@ -187,13 +187,7 @@ class Trainer:
         if self.data.tuning is not None:
             self._say.message(make_listing(self.config, self.data.tuning, self.network).summary())
         self.optimizer = Optimizer(self.adapter.variables, training.clip_norm, training.weight_decay, training.ema)
-        self.compute = Compute(
-            self.network,
-            FitLoss(self.config.loss, self.counts),
-            training.radial,
-            self.adapter.targets,
-            training.threads,
-        )
+        self.compute = self.adapter.compute(FitLoss(self.config.loss, self.counts), training.radial, training.threads)
         atoms, rows = fill_fraction(self.graphs, plan, self.capacities)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.network.trainable_by_name.values())
         self._say.message(

@@ -52,6 +52,12 @@ class Adapter:
     def push(self) -> None:
         """Make the network's weights from the variables."""
 
+    def compute(self, loss: Any, radial: str, threads: int) -> Any:
+        """Compiled evaluation of losses and gradients by ``targets``."""
+        from gracecli.fit.compute import Compute
+
+        return Compute(self.network, loss, radial, self.targets, threads)
+
     def model(self, blueprint: Blueprint, moved: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> Model:
         """The model that values of ``variables`` stand for."""
         return Model(blueprint, self.network.weights() | dict(moved), metadata)

@@ -32,6 +32,8 @@ class Start:
         Reduced, extended and shifted.
     base : Model
         As it was found.
+    unshifted : Model
+        The model with the reference energies of the base.
     present, new : tuple of str
         Elements in the new data; those that the base lacks.
     record : dict
@@ -40,6 +42,7 @@ class Start:
 
     model: Model
     base: Model
+    unshifted: Model
     present: tuple[str, ...]
     new: tuple[str, ...]
     record: dict[str, Any] = field(default_factory=dict)
@@ -68,27 +71,20 @@ def prepare_start(
     """
     from gracecli.model.modelfile import load_model, save_model
 
+    if base.heads:
+        raise UsageError("the model has several heads", f"name one: --from NAME#{next(iter(base.heads))}")
     present = elements_of(frames)
+    unshifted, donors = _elements(config, base, present, say)
     if prepared is not None and prepared.is_file():
         model = load_model(prepared)
-        record = dict(model.metadata[KEY])
-        new = tuple(record.get("new_elements", {}))
-        return Start(_without_record(model, base), base, present, new, record)
-    model, donors = _elements(config, base, present, say)
-    record = {"base": _identity(base, config), "new_elements": donors}
+        return Start(model, base, unshifted, present, tuple(donors), dict(model.metadata[KEY]))
+    model, record = unshifted, {"base": _identity(base, config), "new_elements": donors}
     if config.tuning.shift:
         model, record["shift"] = _shifted(config, model, frames, say)
     if prepared is not None:
         metadata = {**model.metadata, KEY: record}
         save_model(prepared, Model(model.blueprint, model.weights, metadata), overwrite=True)
-    return Start(model, base, present, tuple(donors), record)
-
-
-def _without_record(model: Model, base: Model) -> Model:
-    kept = {key: value for key, value in model.metadata.items() if key != KEY}
-    if KEY in base.metadata:
-        kept[KEY] = base.metadata[KEY]
-    return Model(model.blueprint, model.weights, kept)
+    return Start(model, base, unshifted, present, tuple(donors), record)
 
 
 def _identity(base: Model, config: FitConfig) -> dict[str, Any]:

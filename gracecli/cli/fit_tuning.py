@@ -9,6 +9,7 @@ import click
 
 from gracecli.cli.options import key_value_option
 from gracecli.cli.output import Column, emit_json, format_table
+from gracecli.errors import UsageError
 
 if TYPE_CHECKING:
     from gracecli.fit.config import FitConfig
@@ -64,6 +65,8 @@ def tuning_options(function: Decorated) -> Decorated:
 def tuning_overrides(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Sections of the settings that the options change."""
     start, strategy = options.pop("start"), options.pop("strategy")
+    if start and options["preset"]:
+        raise UsageError("--from brings its own architecture", "leave out --preset, or --from")
     found = {name: options.pop(name) for name in _OPTIONS if name != "strategy"}
     like: Mapping[str, Any] = found.pop("like")
     augment = options.pop("augment")

@@ -160,7 +160,10 @@ def gather(config: DistillConfig) -> Material:
     if len(given) - count < 2:
         raise InputError(f"{len(given)} structures are too few to train and to compare", "give more structures")
     held = set(order[:count].tolist())
-    split = {True: [a for i, a in enumerate(given) if i in held], False: [a for i, a in enumerate(given) if i not in held]}
+    split = {
+        True: [a for i, a in enumerate(given) if i in held],
+        False: [a for i, a in enumerate(given) if i not in held],
+    }
     return Material(split[False], split[True])
 
 
@@ -169,7 +172,7 @@ def label_all(
 ) -> tuple[list[Atoms], list[Atoms]]:
     """What the teacher says about training structures (with their augmentation) and held-out ones."""
     from gracecli.fit.tuning.label import evaluate
-    from gracecli.fit.tuning.replay import labelled_copy
+    from gracecli.fit.tuning.replay import as_written, labelled_copy
     from gracecli.fit.tuning.structures import augmented
 
     def ask(structures: Sequence[Atoms]) -> list[Any]:
@@ -179,7 +182,7 @@ def label_all(
     if more:
         say(f"augmented by {len(more)} structures ({', '.join(config.augment)})")
     found = []
-    for structures in ([*material.train, *more], material.held_out):
+    for structures in (as_written([*material.train, *more]), as_written(material.held_out)):
         results = ask(structures)
         found.append([labelled_copy(a, r) for a, r in zip(structures, results, strict=True)])
     return found[0], found[1]

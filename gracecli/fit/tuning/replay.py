@@ -59,7 +59,7 @@ def replay_frames(
     if tuning.replay_structures or tuning.augment:
         path = (prepared.parent if prepared else Path()) / LABELLED
         if prepared is None or not path.is_file():
-            structures = _structures(config, model, frames)
+            structures = as_written(_structures(config, model, frames))
             labelled = [labelled_copy(a, r) for a, r in zip(structures, evaluate(model, structures), strict=True)]
             if prepared is None:
                 say(f"replay: {len(labelled)} structures would be labelled by the original model")
@@ -106,6 +106,16 @@ def read_structures(path: str) -> list[Atoms]:
         if isinstance(entry, GraceError):
             raise entry
         found.append(entry.atoms)
+    return found
+
+
+def as_written(structures: Sequence[Atoms]) -> list[Atoms]:
+    """Structures with the digits that extended XYZ keeps, so that labels belong to what is read back."""
+    found = []
+    for atoms in structures:
+        copy = atoms.copy()
+        copy.positions = np.round(copy.positions, 8)
+        found.append(copy)
     return found
 
 

@@ -23,17 +23,17 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def replay(tune, silver, alloy):
-    """Settings: silver at other energies is new, the labelled alloys are old."""
+def replay(tune, silver, copper):
+    """Settings: silver at other energies is new, labelled copper is old."""
 
     def settings(directory, **training) -> dict:
-        old = {"replay": [str(alloy)], "head": "shifted"}
+        old = {"replay": [str(copper)], "head": "shifted"}
         return tune(silver, "replay", directory, tuning=old, batches_per_step=2, **training)
 
     return settings
 
 
-def test_two_heads_on_one_body(replay, tmp_path, base, evaluated, silver, alloy):
+def test_two_heads_on_one_body(replay, tmp_path, base, evaluated, silver, copper):
     result = Trainer(make_config(replay(tmp_path / "fit", epochs=12))).run()
     model = load_model(result.model)
     assert head_names(model) == ("shifted", "base")
@@ -41,21 +41,21 @@ def test_two_heads_on_one_body(replay, tmp_path, base, evaluated, silver, alloy)
     assert {name.split("/")[0] for name in model.heads["base"].weights} == {"rho", "LinMLPOut2ScalarTarget"}
     start = load_model(base)
     assert any(not np.array_equal(model.weights[name], start.weights[name]) for name in shared)  # the body moves
-    for head, path in (("shifted", silver), ("base", alloy)):  # each head at its own level of theory
+    for head, path in (("shifted", silver), ("base", copper)):  # each head at its own level of theory
         structures = ase.io.read(path, ":")
         labels = np.array([atoms.get_potential_energy() / len(atoms) for atoms in structures])
         error, before = (
             np.mean([abs(r.energy / 4 - e) for r, e in zip(evaluated(m, structures), labels, strict=True)])
             for m in (f"{result.model}#{head}", base)
         )
-        assert error < 0.6 * before
-    assert set(result.metrics["valid"]["by_set"]) == {"silver", "replay alloy"}
+        assert error < 0.8 * before
+    assert set(result.metrics["valid"]["by_set"]) == {"silver", "replay copper"}
 
 
 def test_the_reported_errors_are_those_of_the_heads(replay, tmp_path, evaluated):
     trainer = Trainer(make_config(replay(tmp_path / "fit")))
     result = trainer.run()
-    for name, head in (("silver", "shifted"), ("replay alloy", "base")):
+    for name, head in (("silver", "shifted"), ("replay copper", "base")):
         frames = [frame for frame in trainer.data.valid if frame.set_name == name]
         found = evaluated(f"{result.model}#{head}", [frame.atoms for frame in frames])
         errors = [abs(r.energy - f.energy) / len(f.atoms) * 1e3 for r, f in zip(found, frames, strict=True)]
@@ -69,6 +69,7 @@ def test_heads_start_as_the_base(replay, tmp_path, base):
     assert select_head(joined, "base").sha256() == load_model(base).sha256()
 
 
+@pytest.mark.slow
 def test_resume_after_a_crash_is_exact(replay, tmp_path):
     whole = Trainer(make_config(replay(tmp_path / "whole"))).run()
 

@@ -33,15 +33,15 @@ from gracecli.model.modelfile import Model
 NEW = "ag-au"
 OLD = ("mlearn-Li", "mlearn-Si", "mlearn-Cu", "mlearn-Mo", "nbmotaw")
 OLD_TRAIN = (*OLD, "mlearn-Ni", "mlearn-Ge")
-VARIANTS = {  # label: (strategy, replay)
-    "naive": ("naive", None),
-    "readout": ("readout", None),
-    "lora (rank 8)": ("lora", None),
-    "frozen": ("frozen", None),
-    "frozen-messages": ("frozen-messages", None),
-    "replay, labelled": ("replay", "labelled"),
-    "replay, pseudo-labels": ("replay", "pseudo"),
+VARIANTS = {  # label: (strategy, replay, learning rate)
+    "naive": ("naive", None, 2e-3),
+    "lora (rank 8)": ("lora", None, 2e-3),
+    "readout": ("readout", None, 1e-2),
+    "frozen": ("frozen", None, 1e-2),
+    "replay, labelled": ("replay", "labelled", 2e-3),
+    "replay, pseudo-labels": ("replay", "pseudo", 2e-3),
 }
+"""frozen-messages is frozen here: no element of the new data is old. Few weights stand a larger learning rate."""
 
 
 def subset(frames: list[Frame], count: int, seed: int) -> list[Frame]:
@@ -91,7 +91,7 @@ class Study:
         old = subset(read_sets(entries, DataConfig())[0], arguments.structures, 2)
         write_subset(self.folder / "old.extxyz", old)
 
-    def settings(self, strategy: str, replay: str | None, directory: str) -> dict[str, Any]:
+    def settings(self, strategy: str, replay: str | None, rate: float, directory: str) -> dict[str, Any]:
         """Settings of one fit."""
         tuning: dict[str, Any] = {"strategy": strategy}
         if replay == "labelled":
@@ -104,18 +104,18 @@ class Study:
             "model": {"start": "grace-1l-9el"},
             "tuning": tuning,
             "training": {
-                "epochs": self.arguments.epochs, "learning_rate": self.arguments.learning_rate, "precision": "fp32",
+                "epochs": self.arguments.epochs, "learning_rate": rate, "precision": "fp32",
                 "final_learning_rate": 2e-5, "batches_per_step": batches,
             },
             "output": {"directory": directory},
         }  # fmt: skip
 
-    def run(self, strategy: str, replay: str | None) -> dict[str, Any]:
+    def run(self, strategy: str, replay: str | None, rate: float) -> dict[str, Any]:
         """Errors after every epoch, beginning with the shifted start."""
         points: list[dict[str, Any]] = []
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as directory:
-            config = make_config(self.settings(strategy, replay, directory))
+            config = make_config(self.settings(strategy, replay, rate, directory))
             trainer = Trainer(config, Progress(), force=True)
             steps = len(trainer._plan(0))
 
@@ -170,7 +170,6 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="fine-tuning")
     parser.add_argument("--structures", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--only", nargs="*", help="labels of strategies")
     arguments = parser.parse_args()
     study = Study(arguments)
@@ -184,11 +183,11 @@ def main() -> None:
         f"grace-1l-9el tuned to {len(study.train)} structures ({atoms} atoms) of {NEW}, {arguments.epochs} epochs; "
         f"tests: {len(study.new_test)} new, {len(study.old_test)} old structures"
     )
-    for label, (strategy, replay) in VARIANTS.items():
+    for label, (strategy, replay, rate) in VARIANTS.items():
         if label in document["strategies"] or (arguments.only and label not in arguments.only):
             continue
         print(label, flush=True)
-        document["strategies"][label] = study.run(strategy, replay)
+        document["strategies"][label] = study.run(strategy, replay, rate)
         path.write_text(json.dumps(document, indent=1) + "\n")
         plot(document, study.folder / "fine-tuning.png")
     path.write_text(json.dumps(document, indent=1) + "\n")

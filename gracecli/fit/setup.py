@@ -113,7 +113,8 @@ def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path |
             from gracecli.fit.tuning.replay import replay_frames
 
             old_train, old_valid, old_reports = replay_frames(config, tuning.unshifted, prepared, say)
-            train, valid, reports["train"] = train + old_train, valid + old_valid, reports["train"] + old_reports
+            train, valid = [*train, *old_train], [*valid, *old_valid]
+            reports["train"] = reports["train"] + old_reports
             heads = config.tuning.head, config.tuning.base_head
     elements = start.elements if start else config.model.elements or elements_of(train)
     for frames in (train, valid, sets["test"]):

@@ -44,7 +44,7 @@ class HeadGraphSet(GraphSet):
     def __init__(self, frames: Sequence[Frame], cutoff: float, elements: Sequence[str]) -> None:
         super().__init__(frames, cutoff, elements)
         self.heads = [head_of(frame) for frame in self.frames]
-        self.classes = [number + 2 * head for number, head in zip(self.classes, self.heads, strict=True)]
+        self.classes: Any = np.asarray(self.classes) + 2 * np.array(self.heads, dtype=np.int8)
 
     def pack(self, members: Sequence[int], capacities: Mapping[int, Capacity]) -> HeadBatch:
         """Pack frames of one class into one batch."""
@@ -58,14 +58,14 @@ class HeadsCompute:
     def __init__(self, computes: Sequence[Compute]) -> None:
         self._computes = list(computes)
 
-    def gradients(self, batches: Sequence[FitBatch]) -> tuple[list[tf.Tensor], np.ndarray]:
+    def gradients(self, batches: Sequence[FitBatch], *options: Any) -> tuple[list[tf.Tensor], np.ndarray]:
         """Gradient of the loss of one step, and its terms; heads in their order."""
         total: list[tf.Tensor] | None = None
         terms: Any = 0.0
         for head, compute in enumerate(self._computes):
             own = [batch for batch in batches if getattr(batch, "head", 0) == head]
             if own:
-                found, more = compute.gradients(own)
+                found, more = compute.gradients(own, *options)
                 total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
                 terms = terms + more
         assert total is not None

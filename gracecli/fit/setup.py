@@ -112,7 +112,7 @@ def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path |
         if config.tuning.strategy == "replay":
             from gracecli.fit.tuning.replay import replay_frames
 
-            old_train, old_valid, old_reports = replay_frames(config, tuning.unshifted, prepared, say)
+            old_train, old_valid, old_reports = replay_frames(config, tuning, prepared, say)
             train, valid = [*train, *old_train], [*valid, *old_valid]
             reports["train"] = reports["train"] + old_reports
             heads = config.tuning.head, config.tuning.base_head
@@ -191,7 +191,7 @@ def build_adapter(config: FitConfig, data: FitData, network: Any) -> Adapter:
     if data.heads:
         from gracecli.fit.tuning.multihead import HeadsAdapter
 
-        return HeadsAdapter(network, tuning.unshifted, data.heads)
+        return HeadsAdapter(network, tuning.unshifted, data.heads, tuning.new)
     shapes = {name: tuple(v.shape) for name, v in network.trainable_by_name.items()}
     moves = movements(tuning.model.blueprint, shapes, strategy, tuning.present, tuning.new, config.tuning.rank)
     return StrategyAdapter(network, tuning.model, moves, config.tuning.alpha, config.training.seed)

@@ -21,6 +21,8 @@ NAME = "head"
 """Of the metadata: the name of the default head."""
 OWN_METADATA = ("level_of_theory", "licence", "citation", "metrics")
 """What a head says of itself; the rest is the body's."""
+COVERS = "covers"
+"""Of the metadata of a head: the elements it was trained for, where they are not all."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,22 @@ def head_names(model: Model) -> tuple[str, ...]:
 
 
 def select_head(model: Model, name: str) -> Model:
-    """One head as an ordinary model.
+    """One head as an ordinary model of the elements it was trained for.
 
     Raises
     ------
     ModelError
         The model has no heads, or none of that name.
     """
+    from gracecli.model.reduce import reduce_elements
+
+    selected = _whole_head(model, name)
+    covered = selected.metadata.pop(COVERS, None)
+    return selected if covered is None else reduce_elements(selected, covered)
+
+
+def _whole_head(model: Model, name: str) -> Model:
+    """One head with all elements of the body."""
     names = head_names(model)
     if not names:
         raise ModelError(f"the model has no heads, so no {name!r}", "leave the head out")
@@ -97,16 +108,22 @@ def join_heads(models: Mapping[str, Model], default: str, metadata: Mapping[str,
         pairs = zip(model.blueprint, main.blueprint, strict=True)
         nodes = tuple(own for own, other in pairs if own != other)
         weights = {k: v for k, v in model.weights.items() if not _same(v, main.weights[k])}
-        heads[name] = Head(nodes, weights, {k: model.metadata[k] for k in OWN_METADATA if model.metadata.get(k)})
+        own = {key: model.metadata[key] for key in (*OWN_METADATA, COVERS) if model.metadata.get(key)}
+        heads[name] = Head(nodes, weights, own)
     return Model(main.blueprint, main.weights, {**metadata, NAME: default}, heads)
 
 
 def map_heads(model: Model, change: Callable[[Model], Model]) -> Model:
     """Apply a change to every head; one that treats elements or precision, not single heads."""
     names = head_names(model)
-    plain = {name: change(replace(select_head(model, name), metadata=model.metadata)) for name in names}
+    plain = {name: change(replace(_whole_head(model, name), metadata=model.metadata)) for name in names}
     joined = join_heads(plain, names[0], plain[names[0]].metadata)
-    heads = {name: replace(head, metadata=model.heads[name].metadata) for name, head in joined.heads.items()}
+    heads = {}
+    for name, head in joined.heads.items():
+        metadata = dict(model.heads[name].metadata)
+        if COVERS in metadata:
+            metadata[COVERS] = [e for e in metadata[COVERS] if e in joined.elements]
+        heads[name] = replace(head, metadata=metadata)
     return replace(joined, heads=heads)
 
 

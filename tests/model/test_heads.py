@@ -136,3 +136,12 @@ def test_different_graphs_cannot_be_joined(levels):
     other = Model(preset("1l-small", ["Cu", "Ni"], **{**SIZES, "order": 1}), {}, {})
     with pytest.raises(ModelError, match="another graph"):
         join_heads({"a": levels["pbe"], "b": other}, "a", {})
+
+
+def test_a_head_covers_the_elements_it_was_trained_for(levels):
+    narrow = replace(levels["pbe"], metadata={**levels["pbe"].metadata, "covers": ["Ni"]})
+    model = join_heads({"pbe": narrow, "r2scan": levels["r2scan"]}, "r2scan", {"name": "both"})
+    assert select_head(model, "pbe").elements == ("Ni",)
+    assert select_head(model, "pbe").sha256() == reduce_elements(levels["pbe"], ["Ni"]).sha256()
+    assert select_head(model, "r2scan").elements == ("Cu", "Ni")
+    assert select_head(reduce_elements(model, ["Ni"]), "pbe").sha256() == select_head(model, "pbe").sha256()

@@ -18,7 +18,7 @@ from gracecli.fit.data import Frame
 from gracecli.fit.tuning.adapter import Adapter
 from gracecli.fit.tuning.replay import PREFIX
 from gracecli.model.blueprint import Blueprint
-from gracecli.model.heads import OWN_METADATA, join_heads
+from gracecli.model.heads import COVERS, OWN_METADATA, join_heads
 from gracecli.model.modelfile import Model
 from gracecli.model.network import Network
 from gracecli.model.roles import node_roles
@@ -92,11 +92,14 @@ class HeadsAdapter(Adapter):
         What the base head starts as: the same graph, other readout and reference energies.
     names : (str, str)
         New head, base head.
+    new : sequence of str
+        Elements that the base head was not made for.
     """
 
-    def __init__(self, network: Any, base: Model, names: tuple[str, str]) -> None:
+    def __init__(self, network: Any, base: Model, names: tuple[str, str], new: Sequence[str] = ()) -> None:
         super().__init__(network)
         self._base, self._names = base, names
+        self._covers = [e for e in base.elements if e not in new] if new else None
         roles = node_roles(base.blueprint)
         body = {
             name: variable
@@ -123,6 +126,7 @@ class HeadsAdapter(Adapter):
         own = {name: moved[self._key(name)] for name in self._own}
         old = self.old.weights() | {k: v for k, v in values.items() if k not in self._own} | own
         kept = {key: self._base.metadata[key] for key in OWN_METADATA if self._base.metadata.get(key)}
+        kept |= {COVERS: self._covers} if self._covers else {}
         blueprints = dict(zip(self._names, (blueprint, self._base.blueprint), strict=True))
         heads = {
             self._names[0]: Model(blueprints[self._names[0]], values, metadata),

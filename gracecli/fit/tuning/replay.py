@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gracecli.errors import UsageError
+from gracecli.errors import InputError, UsageError
 from gracecli.fit.config import DataConfig, FitConfig, SetConfig
 from gracecli.fit.data import Frame, SetReport, read_sets, split_validation
 from gracecli.fit.tuning.label import evaluate
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from gracecli.engine.base import Results
-    from gracecli.model.modelfile import Model
+    from gracecli.fit.tuning.start import Start
 
 LABELLED = "replay.extxyz"
 """Pseudo-labelled structures, kept beside the fit."""
@@ -31,15 +31,15 @@ PREFIX = "replay "
 
 
 def replay_frames(
-    config: FitConfig, model: Model, prepared: Path | None, say: Callable[[str], None]
+    config: FitConfig, start: Start, prepared: Path | None, say: Callable[[str], None]
 ) -> tuple[list[Frame], list[Frame], list[SetReport]]:
     """Training and validation frames of the base head, and where they come from.
 
     Parameters
     ----------
     config : FitConfig
-    model : Model
-        The original model, which labels structures without labels.
+    start : Start
+        Its model with the original reference energies labels structures without labels.
     prepared : Path, optional
         File beside which pseudo-labels are kept, or are found when a fit is resumed.
     say : callable
@@ -48,6 +48,8 @@ def replay_frames(
     ------
     UsageError
         No old data.
+    InputError
+        Old data with elements that the original model lacks.
     """
     tuning = config.tuning
     if not (tuning.replay or tuning.replay_structures or tuning.augment):
@@ -56,11 +58,13 @@ def replay_frames(
             "give --replay FILE (labelled), --replay-structures FILE (the model labels them), or --augment unaries",
         )
     frames, reports = read_sets(tuning.replay, DataConfig()) if tuning.replay else ([], [])
+    _require_known([frame.atoms for frame in frames], _known(start))
     if tuning.replay_structures or tuning.augment:
         path = (prepared.parent if prepared else Path()) / LABELLED
         if prepared is None or not path.is_file():
-            structures = as_written(_structures(config, model, frames))
-            labelled = [labelled_copy(a, r) for a, r in zip(structures, evaluate(model, structures), strict=True)]
+            structures = as_written(_structures(config, start, frames))
+            results = evaluate(start.unshifted, structures)
+            labelled = [labelled_copy(a, r) for a, r in zip(structures, results, strict=True)]
             if prepared is None:
                 say(f"replay: {len(labelled)} structures would be labelled by the original model")
                 return _split(config, frames, reports)
@@ -81,13 +85,29 @@ def _split(
     return train, valid, [replace(report, name=PREFIX + report.name) for report in reports]
 
 
-def _structures(config: FitConfig, model: Model, frames: Sequence[Frame]) -> list[Atoms]:
+def _known(start: Start) -> list[str]:
+    """Elements of the original model; what copied rows say of a new element is no knowledge."""
+    return [element for element in start.unshifted.elements if element not in start.new]
+
+
+def _require_known(structures: Sequence[Atoms], known: Sequence[str]) -> None:
+    for atoms in structures:
+        strange = sorted(set(atoms.get_chemical_symbols()) - set(known))
+        if strange:
+            raise InputError(
+                f"old data have {', '.join(strange)}, of which the original model knows nothing",
+                f"it knows {', '.join(known)}; leave these structures out",
+            )
+
+
+def _structures(config: FitConfig, start: Start, frames: Sequence[Frame]) -> list[Atoms]:
     """Given structures and their augmentation."""
-    tuning = config.tuning
+    tuning, model, known = config.tuning, start.unshifted, _known(start)
     given = [atoms for path in tuning.replay_structures for atoms in read_structures(path)]
+    _require_known(given, known)
     base = given or [frame.atoms for frame in frames]
     seed = config.training.seed
-    return given + augmented(base, tuning.augment, model.elements, lambda s: evaluate(model, s), seed)
+    return given + augmented(base, tuning.augment, known, lambda s: evaluate(model, s), seed)
 
 
 def read_structures(path: str) -> list[Atoms]:

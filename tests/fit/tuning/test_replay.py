@@ -4,7 +4,7 @@ import ase.io
 import numpy as np
 import pytest
 
-from gracecli.errors import UsageError
+from gracecli.errors import InputError, UsageError
 from gracecli.fit.checkpoint import load_checkpoint
 from gracecli.fit.config import make_config
 from gracecli.fit.trainer import Trainer
@@ -99,6 +99,20 @@ def test_the_model_labels_old_structures_itself(tune, silver, alloy, tmp_path, b
         assert atoms.get_forces() == pytest.approx(result.forces, abs=1e-6)
     sets = {frame.set_name for frame in trainer.data.train}
     assert sets == {"silver", "replay pseudo-labels"}
+
+
+def test_the_base_head_does_not_cover_new_elements(tune, emt_structures, write, tmp_path, base):
+    """What a copied row says of gold is no knowledge: it is neither replayed nor offered."""
+    gold = write(tmp_path / "gold.extxyz", emt_structures(6, 71, ("Au",)))
+    trainer = Trainer(make_config(tune(gold, "replay", tmp_path / "fit", tuning={"augment": ["unaries"]})))
+    replayed = {s for f in trainer.data.train if f.set_name != "gold" for s in f.atoms.get_chemical_symbols()}
+    assert replayed == {"Cu", "Ag"}
+    model = trainer.adapter.model(trainer.blueprint, trainer.optimizer.weights(), {})
+    assert set(select_head(model, "new").elements) == {"Cu", "Ag", "Au"}
+    assert select_head(model, "base").sha256() == load_model(base).sha256()
+    wrong = tune(gold, "replay", tmp_path / "other", tuning={"replay": [str(gold)]})
+    with pytest.raises(InputError, match="old data have Au"):
+        Trainer(make_config(wrong))
 
 
 def test_replay_needs_old_data(tune, silver):

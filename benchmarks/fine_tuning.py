@@ -26,6 +26,7 @@ from gracecli.fit.metrics import Prediction, errors
 from gracecli.fit.progress import Progress
 from gracecli.fit.trainer import Trainer
 from gracecli.fit.tuning.label import evaluate
+from gracecli.fit.tuning.listing import make_listing
 from gracecli.fit.tuning.replay import labelled_copy, write_structures
 from gracecli.model.heads import select_head
 from gracecli.model.modelfile import Model
@@ -133,16 +134,18 @@ class Study:
             look(0)
             trainer._after_step = look
             result = trainer.run()
-            counts = sum(int(np.prod(v.shape)) for v in trainer.adapter.variables.values())
+            assert trainer.data.tuning is not None
+            counts = make_listing(config, trainer.data.tuning, trainer.network).moving
         return {
             "points": points, "training_seconds": result.seconds, "seconds": time.monotonic() - start,
-            "steps": result.steps, "variables": counts,
+            "steps": result.steps, "moving": counts,
         }  # fmt: skip
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
     """One panel for forces, one for energies; a curve per strategy from the start to the last epoch."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     units = {"forces": "force MAE (meV/Å)", "energy": "energy MAE (meV/atom)"}
@@ -157,7 +160,11 @@ def plot(document: dict[str, Any], path: Path) -> None:
         axis.plot(first["new"][kind], first["old"][kind], "k*", ms=13, label="start (shifted)", zorder=5)
         axis.axhline(document["base_old"][kind], color="0.5", lw=0.8, ls=":")
         axis.set(xscale="log", yscale="log", xlabel=f"new task: {unit}", ylabel=f"old task: {unit}")
-        axis.grid(alpha=0.25, which="both")
+        axis.grid(alpha=0.25)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            side.set_minor_formatter(NullFormatter())
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(document["title"], fontsize=10)
     figure.savefig(path, dpi=140)

@@ -117,6 +117,9 @@ class DistillResult:
 
 def check(config: DistillConfig) -> None:
     """Raise :class:`UsageError` for settings that cannot be."""
+    from gracecli.model.presets import preset_sizes
+
+    preset_sizes(config.student, **config.overrides)
     if config.pathway not in PATHWAYS:
         hint = suggestion(config.pathway, PATHWAYS) or ", ".join(PATHWAYS)
         raise UsageError(f"no pathway is called {config.pathway!r}", hint)

@@ -27,7 +27,7 @@ def load_model(model: str | Path | None = None) -> Model:
     ----------
     model : str, Path or None
         Registered name, path of a ``.grace`` file, or folder with a published model.yaml and checkpoint; None is the
-        bundled default model.
+        bundled default model. ``NAME#HEAD`` is one head of a model that has several.
 
     Raises
     ------

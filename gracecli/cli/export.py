@@ -40,6 +40,7 @@ def _format_help(context: click.Context, parameter: click.Parameter, value: bool
     help="What is written.  [default: the model's name with the ending of the format]",
 )  # fmt: skip
 @click.option("--elements", metavar="A,B,...", help="Keep only these elements.")
+@click.option("--head", metavar="NAME", help="Head (level of theory) of a model that has several.")
 @click.option(
     "--precision",
     type=click.Choice(["fp64", "fp32"]),
@@ -67,6 +68,7 @@ def command(
     format_: str,
     output: Path | None,
     elements: str | None,
+    head: str | None,
     precision: str | None,
     verify: bool,
     atoms: int | None,
@@ -91,11 +93,12 @@ def command(
     Exit code 1: it deviates, and nothing is left behind.
     """
     from gracecli.export.run import export_model
+    from gracecli.registry.resolve import with_head
 
     sizes = {"atoms": atoms, "bonds": bonds, "structure": structure}
     options = {**export_option, **{name: value for name, value in sizes.items() if value is not None}}
     result = export_model(
-        model,
+        with_head(model, head),
         format_,
         output,
         elements=elements.replace(",", " ").split() if elements is not None else None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gracecli.cli.fit_tuning import LEARNING_RATE, show_listing, tuning_options, tuning_overrides
 from gracecli.cli.options import force_option, json_option, seed_option, verbosity_options
 from gracecli.cli.output import Column, emit_json, format_pairs, format_table, verbosity, warn
 from gracecli.errors import NotConvergedError, UsageError
@@ -42,13 +43,14 @@ _POSITIVE = click.IntRange(min=1)
 )
 @click.option("--threads", type=_POSITIVE, metavar="N", help="Batches of one step evaluated at a time.")
 @click.option("--max-time", metavar="TIME", help="Stop with a checkpoint after, say, 50min; the schedule stays.")
+@tuning_options
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
 @click.option("-o", "--output", metavar="FOLDER", help="Folder of the fit.  [default: fit]")
 @seed_option
 @force_option
 @json_option
 @verbosity_options
-def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, **options: Any) -> None:
+def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Train a model on labelled structures (extended XYZ with energies, forces, stresses).
 
     The input is one TOML file with all settings, or the training files themselves. Options win over the file. The
@@ -59,10 +61,14 @@ def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, *
       grace fit train.extxyz --preset 1l-small --epochs 200 -o si
       grace fit fit.toml --max-time 50min
       grace fit fit.toml --resume
+      grace fit new.extxyz --from grace-1l-9el --strategy frozen -o tuned
 
     Exit code 3: the time limit came before the last epoch; 130: interrupted. Both leave a checkpoint.
     """
     config = _settings(inputs, options)
+    if dry_run:
+        show_listing(config, as_json)
+        return
     _limit_threads(config.training.threads)
     from gracecli.fit.progress import Progress
     from gracecli.fit.trainer import Trainer
@@ -84,12 +90,16 @@ def _settings(inputs: tuple[str, ...], options: dict[str, Any]) -> FitConfig:
     from gracecli.fit.config import load_config, make_config
 
     overrides = _overrides(options)
+    for section, entries in tuning_overrides(options).items():
+        overrides[section] = {**overrides.get(section, {}), **entries}
     settings_files = [name for name in inputs if name.lower().endswith(".toml")]
     if settings_files:
         if len(inputs) > 1:
             raise UsageError("give one settings file, or training files", "training files belong into [data] train")
         return load_config(inputs[0], overrides)
     overrides["data"]["train"] = [{"path": name} for name in inputs]
+    if overrides["model"]["start"] and overrides["training"]["learning_rate"] is None:
+        overrides["training"]["learning_rate"] = LEARNING_RATE
     return make_config({}, overrides, where="the command line")
 
 

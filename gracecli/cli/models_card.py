@@ -51,6 +51,7 @@ def _facts(d: Mapping[str, Any]) -> str:
         ("cutoff", f"{largest:g} Å" if smallest == largest else f"{smallest:g} to {largest:g} Å, by pair of elements"),
         ("parameters", f"{d['parameters']:,}" if d.get("parameters") else None),
         ("precision", d.get("precision")),
+        ("heads", ", ".join(d["heads"]) + " (choose with --head)" if d.get("heads") else None),
         ("level of theory", d.get("level_of_theory") or ("not stated" if d["kind"] == "model" else None)),
         ("licence", d.get("licence") or "not stated"),
         ("citation", d.get("citation")),

@@ -26,14 +26,32 @@ from gracecli.cli.output import VERBOSITY
 from gracecli.errors import InputError, UsageError
 from gracecli.names import suggestion
 
+HEAD = "gracecli.head"
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def model_options(function: Decorated) -> Decorated:
-    """``-m/--model``, ``--engine``, ``--precision``, ``--engine-option`` (a dict, parameter ``engine_option``)."""
+    """``-m/--model``, ``--engine``, ``--precision``, ``--engine-option`` (a dict, parameter ``engine_option``).
+
+    ``--head`` is folded into the model, as ``NAME#HEAD``.
+    """
     for option in reversed(
         [
-            click.option("-m", "--model", metavar="NAME|PATH", help="Model. [default: the bundled model]"),
+            click.option(
+                "-m",
+                "--model",
+                metavar="NAME|PATH",
+                callback=_model_of_head,
+                help="Model. [default: the bundled model]",
+            ),
+            click.option(
+                "--head",
+                metavar="NAME",
+                is_eager=True,
+                expose_value=False,
+                callback=_keep_head,
+                help="Head (level of theory) of a model that has several.",
+            ),
             click.option(
                 "--engine", default="auto", show_default=True, metavar="NAME", help="What evaluates the model."
             ),
@@ -47,6 +65,17 @@ def model_options(function: Decorated) -> Decorated:
     ):
         function = option(function)
     return function
+
+
+def _keep_head(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.meta[HEAD] = value
+
+
+def _model_of_head(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from gracecli.registry.resolve import with_head
+
+    head = context.meta.get(HEAD)
+    return value if head is None else str(with_head(value, head))
 
 
 def key_value_option(name: str, text: str) -> Callable[[Decorated], Decorated]:

@@ -42,6 +42,8 @@ class GraceCalculator(Calculator):
     ----------
     model : str, Path or None
         Registered name, ``.grace`` file or published model directory; None is the bundled default model.
+    head : str, optional
+        Head (level of theory) of a model that has several; default is the one the model was made for.
     engine : str or Engine
         Name of an engine (``"auto"`` chooses) or a ready engine, which then brings its own model.
     precision : str, optional
@@ -77,6 +79,7 @@ class GraceCalculator(Calculator):
         engine: str | Engine = "auto",
         precision: str | None = None,
         *,
+        head: str | None = None,
         skin: float = DEFAULT_SKIN,
         min_distance: float = MIN_DISTANCE,
         models_covering: ModelsCovering | None = None,
@@ -84,10 +87,12 @@ class GraceCalculator(Calculator):
     ) -> None:
         if isinstance(engine, str):
             from gracecli.engine.create import create_engine
+            from gracecli.registry.resolve import with_head
 
+            model = with_head(model, head)
             self.engine: Engine = create_engine(model, engine, precision, **options)
         else:
-            given = {"model": model, "precision": precision, **options}
+            given = {"model": model, "head": head, "precision": precision, **options}
             extra = sorted(key for key, value in given.items() if value is not None)
             if extra:
                 raise UsageError(f"a ready engine brings its own {', '.join(extra)}", "give one or the other")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RECORD = "gracecli-export.json"
 """In every exported folder: where it comes from. Only folders that hold it (or nothing) are ever replaced."""
+HEADS_KEPT = "grace"
+"""The format that holds all heads of a model; the others take the default one, or the one that is named."""
 ELSEWHERE = {"lammps": "grace-native"}
 """Formats that known plugins bring -> the package to install."""
 
@@ -118,6 +120,8 @@ def export_model(
     path = resolve_model(model)
     original = read_model(path)
     name = str(original.metadata.get("name") or path.stem)
+    if spec.name != HEADS_KEPT:
+        original = replace(original, heads={})
     reduced = original if elements is None else reduce_elements(original, elements)
     target = Path(output) if output is not None else Path(_default_name(name, original, reduced) + spec.suffix)
     _refuse(target, spec.folder, force)

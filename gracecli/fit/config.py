@@ -154,6 +154,50 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class TuningConfig:
+    """``[tuning]``: how the model of ``[model] start`` is adapted to new data (:mod:`gracecli.fit.tuning.strategy`).
+
+    Attributes
+    ----------
+    strategy : str, optional
+        naive, frozen, frozen-messages, readout, lora or replay; without one a fit just continues from the start.
+    rank : int
+        Of the low-rank corrections of ``lora``.
+    alpha : float
+        Their strength: the correction is multiplied by ``alpha / rank``.
+    shift : bool
+        Fit a shift of the reference energies to the new data before training.
+    shift_regularisation : float
+        Weight of the squared shifts (dimensionless).
+    like : dict
+        New element -> element of the model that it starts as a copy of; default is the chemically nearest.
+    replay : tuple of SetConfig
+        Old data with their labels, for ``replay``.
+    replay_structures : tuple of str
+        Structures that the original model labels itself.
+    augment : tuple of str
+        Further such structures (:mod:`gracecli.fit.tuning.structures`): rattle, strain, unaries, binaries.
+    replay_weight : float
+        Factor on the loss of old structures.
+    head, base_head : str
+        Names of the new head and of the one that old data keep in place.
+    """
+
+    strategy: str | None = None
+    rank: int = 8
+    alpha: float = 8.0
+    shift: bool = True
+    shift_regularisation: float = 1e-8
+    like: dict[str, str] = field(default_factory=dict)
+    replay: tuple[SetConfig, ...] = ()
+    replay_structures: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ()
+    replay_weight: float = 1.0
+    head: str = "new"
+    base_head: str = "base"
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """``[output]``: the folder, and what the model file says about its origin."""
 
@@ -173,6 +217,7 @@ class FitConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,6 +278,7 @@ def make_config(
         built = _build(type(base), {key: _plain(value) for key, value in added.items()}, "the command line")
         changes = {key.replace("-", "_"): getattr(built, key.replace("-", "_")) for key in added}
         config = dataclasses.replace(config, **{section: dataclasses.replace(base, **changes)})
+    config = _resolve_replay(config, folder or Path.cwd())
     config = dataclasses.replace(config, data=_resolve_paths(config.data, folder or Path.cwd()))
     _check(config, where)
     return config
@@ -302,6 +348,14 @@ def _resolve_paths(data: DataConfig, folder: Path) -> DataConfig:
     )
 
 
+def _resolve_replay(config: FitConfig, folder: Path) -> FitConfig:
+    """Paths of old data, relative to the same root as the new ones."""
+    tuning, root = config.tuning, folder / expand(config.data.root or "")
+    sets = tuple(dataclasses.replace(entry, path=str(root / expand(entry.path))) for entry in tuning.replay)
+    structures = tuple(str(root / expand(path)) for path in tuning.replay_structures)
+    return dataclasses.replace(config, tuning=dataclasses.replace(tuning, replay=sets, replay_structures=structures))
+
+
 def expand(path: str) -> Path:
     """``~`` and environment variables filled in, with defaults: ``${NAME:-folder}``.
 
@@ -318,6 +372,7 @@ def expand(path: str) -> Path:
     return Path(path).expanduser()
 
 
+AUGMENT = ("rattle", "strain", "unaries", "binaries")
 _CHOICES = {
     ("training", "precision"): ("fp64", "fp32"),
     ("training", "radial"): ("projected", "exact"),
@@ -347,8 +402,34 @@ def _check(config: FitConfig, where: str) -> None:
     for entry in (*config.data.train, *config.data.valid, *config.data.test):
         if not entry.share > 0 or entry.weight < 0:
             raise UsageError(f"{where} [data]: {entry.path}: share must be positive, weight not negative")
+    _check_tuning(config, where)
     if config.training.max_time is not None:
         parse_time(config.training.max_time)
+
+
+def _check_tuning(config: FitConfig, where: str) -> None:
+    from gracecli.fit.tuning.strategy import STRATEGIES
+
+    tuning = config.tuning
+    if tuning.strategy is not None and tuning.strategy not in STRATEGIES:
+        hint = suggestion(tuning.strategy, STRATEGIES)
+        raise UsageError(f"{where} [tuning.strategy]: no strategy is called {tuning.strategy!r}", hint)
+    if (tuning.strategy is None) != (config.model.start is None) and tuning != TuningConfig():
+        raise UsageError(f"{where} [tuning]: fine-tuning needs a model to start from and a strategy", "--from MODEL")
+    for kind in tuning.augment:
+        if kind not in AUGMENT:
+            hint = suggestion(kind, AUGMENT)
+            raise UsageError(f"{where} [tuning.augment]: no augmentation is called {kind!r}", hint)
+    old = tuning.replay or tuning.replay_structures or tuning.augment
+    if old and tuning.strategy != "replay":
+        raise UsageError(f"{where} [tuning]: old data belong to the strategy replay", "--strategy replay")
+    if tuning.head == tuning.base_head or not all(
+        re.fullmatch(r"[\w.+-]+", h) for h in (tuning.head, tuning.base_head)
+    ):
+        raise UsageError(f"{where} [tuning]: heads need two names, of letters, digits and -", "such as pbe and r2scan")
+    for key in ("rank", "alpha", "shift_regularisation", "replay_weight"):
+        if not getattr(tuning, key) > 0:
+            raise UsageError(f"{where} [tuning.{key}]: {getattr(tuning, key)} must be positive")
 
 
 def parse_time(text: str) -> float:

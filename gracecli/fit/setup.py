@@ -20,7 +20,11 @@ from gracecli.fit.table import plain
 from gracecli.model.blueprint import ScaleShift
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gracecli.fit.checkpoint import FitState
+    from gracecli.fit.tuning.adapter import Adapter
+    from gracecli.fit.tuning.start import Start
     from gracecli.model.blueprint import Blueprint
     from gracecli.model.modelfile import Model
 
@@ -38,6 +42,8 @@ class FitData:
     reference: ReferenceEnergies
     scale: float
     start: Model | None = None
+    tuning: Start | None = None
+    heads: tuple[str, str] | None = None
     _graphs: dict[int, GraphSet] = field(default_factory=dict)
 
     @property
@@ -49,17 +55,29 @@ class FitData:
         """Graphs, built once per list of frames."""
         key = id(frames)
         if key not in self._graphs:
-            self._graphs[key] = GraphSet(frames, self.cutoff, self.elements)
+            self._graphs[key] = self.make_graphs(frames)
         return self._graphs[key]
+
+    def make_graphs(self, frames: Sequence[Frame]) -> GraphSet:
+        """Graphs of frames, by head where there are several."""
+        if self.heads:
+            from gracecli.fit.tuning.multihead import HeadGraphSet
+
+            return HeadGraphSet(frames, self.cutoff, self.elements)
+        return GraphSet(frames, self.cutoff, self.elements)
 
     def identity(self, config: FitConfig) -> str:
         """Hash of the settings and of the content of all training and validation files."""
         files = [(report.name, report.sha256) for name in ("train", "valid") for report in self.reports[name]]
+        if self.tuning is not None:
+            files.append(("start", self.tuning.base.sha256()))
         return hashlib.sha256(json.dumps([config.trajectory_hash(), files]).encode()).hexdigest()
 
 
-def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
+def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path | None = None) -> FitData:
     """Read, filter, split; fit reference energies; make the blueprint.
+
+    ``prepared`` is where the start of a fine-tuning is kept for a resumed fit.
 
     Raises
     ------
@@ -85,7 +103,19 @@ def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
     train, valid = sets["train"], sets["valid"]
     if not config.data.valid and config.data.valid_fraction > 0:
         train, valid = split_validation(train, config.data.valid_fraction, config.training.seed)
-    start = load_start(config)
+    start, tuning, heads = load_start(config), None, None
+    if start is not None and config.tuning.strategy is not None:
+        from gracecli.fit.tuning.start import prepare_start
+
+        tuning = prepare_start(config, start, train, prepared, say)
+        start = tuning.model
+        if config.tuning.strategy == "replay":
+            from gracecli.fit.tuning.replay import replay_frames
+
+            old_train, old_valid, old_reports = replay_frames(config, tuning, prepared, say)
+            train, valid = [*train, *old_train], [*valid, *old_valid]
+            reports["train"] = reports["train"] + old_reports
+            heads = config.tuning.head, config.tuning.base_head
     elements = start.elements if start else config.model.elements or elements_of(train)
     for frames in (train, valid, sets["test"]):
         require_elements(frames, elements)
@@ -98,7 +128,9 @@ def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
     say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")
     if start:
         scale = next((n.scale for n in start.blueprint.of_type(ScaleShift)), 1.0)
-        return FitData(train, valid, sets["test"], reports, elements, start.blueprint, reference, scale, start)
+        return FitData(
+            train, valid, sets["test"], reports, elements, start.blueprint, reference, scale, start, tuning, heads
+        )
     scale = config.model.scale or force_rms(train)
     shifts = tuple(reference.energies[symbol] for symbol in elements)
     options = {**config.model.overrides, "scale": scale, "element_shifts": shifts}
@@ -148,6 +180,23 @@ def build_network(config: FitConfig, data: FitData, average_neighbours: float) -
     return Network(blueprint, weights, dtype), blueprint
 
 
+def build_adapter(config: FitConfig, data: FitData, network: Any) -> Adapter:
+    """What of the network moves."""
+    from gracecli.fit.tuning.adapter import Adapter, StrategyAdapter
+    from gracecli.fit.tuning.strategy import movements
+
+    tuning, strategy = data.tuning, config.tuning.strategy
+    if tuning is None or strategy is None:
+        return Adapter(network)
+    if data.heads:
+        from gracecli.fit.tuning.multihead import HeadsAdapter
+
+        return HeadsAdapter(network, tuning.unshifted, data.heads, tuning.new)
+    shapes = {name: tuple(v.shape) for name, v in network.trainable_by_name.items()}
+    moves = movements(tuning.model.blueprint, shapes, strategy, tuning.present, tuning.new, config.tuning.rank)
+    return StrategyAdapter(network, tuning.model, moves, config.tuning.alpha, config.training.seed)
+
+
 def model_metadata(
     config: FitConfig, data: FitData, blueprint: Blueprint, state: FitState, metrics: dict[str, Any]
 ) -> dict[str, Any]:
@@ -162,14 +211,18 @@ def model_metadata(
             report["path"] = "/".join(str(report["path"]).split("/")[-2:])
     settings = config.to_dict()
     del settings["data"], settings["output"]
+    base = data.tuning.base.metadata if data.tuning else {}
+    default = f"{config.model.preset}-{'-'.join(data.elements)}"
+    if data.tuning:
+        default = f"{data.tuning.record['base']['name']}-{config.tuning.strategy}"
     return plain(
         {
-            "name": config.output.name or f"{config.model.preset}-{'-'.join(data.elements)}",
+            "name": config.output.name or default,
             "elements": list(data.elements),
             "cutoff": blueprint.cutoff,
             "level_of_theory": config.output.level_of_theory,
-            "licence": config.output.licence,
-            "citation": config.output.citation,
+            "licence": config.output.licence or base.get("licence"),  # of what it was made from, unless named
+            "citation": config.output.citation or base.get("citation"),
             "notes": config.output.notes,
             "training": {
                 "data": sources,
@@ -180,6 +233,7 @@ def model_metadata(
                 },
                 "reference_energies": data.reference.energies,
                 "scale": data.scale,
+                **({"tuning": data.tuning.record} if data.tuning else {}),
                 "settings": settings,
                 "seed": config.training.seed,
                 "epochs": state.epoch,

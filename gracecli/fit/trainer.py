@@ -32,8 +32,11 @@ from gracecli.fit.metrics import Prediction, errors, full_report, mean_loss
 from gracecli.fit.plots import plot_curves, plot_parity
 from gracecli.fit.progress import Progress, time_text
 from gracecli.fit.schedule import cosine_with_warmup, progress_of
-from gracecli.fit.setup import FitData, build_network, model_metadata, prepare_data
+from gracecli.fit.setup import FitData, build_adapter, build_network, model_metadata, prepare_data
 from gracecli.fit.table import write_log
+from gracecli.fit.tuning.listing import make_listing
+from gracecli.fit.tuning.replay import LABELLED
+from gracecli.fit.tuning.start import PREPARED
 
 CHECKPOINT, MODEL, LOG, REPORT = "checkpoint.npz", "model.grace", "log.csv", "report.json"
 
@@ -141,8 +144,8 @@ class Trainer:
         limit = config.training.max_time
         self._stop = _Stop(None if limit is None else time.monotonic() + parse_time(limit))
         self._prepare_directory(resume, force)
-        self.data: FitData = prepare_data(config, self._say.message)
-        self.graphs = GraphSet(self.data.train, self.data.cutoff, self.data.elements)
+        self.data: FitData = prepare_data(config, self._say.message, self.directory / PREPARED)
+        self.graphs = self.data.make_graphs(self.data.train)
         self._build()
         self.state = FitState()
         self._best: dict[str, np.ndarray] = {}  # weights of the lowest validation loss
@@ -162,7 +165,8 @@ class Trainer:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if force and not resume:
-                checkpoint.unlink(missing_ok=True)
+                for leftover in (checkpoint, self.directory / PREPARED, self.directory / LABELLED):
+                    leftover.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
                 f"cannot write to {self.directory}: {error.strerror}", "give another -o/--output"
@@ -172,7 +176,6 @@ class Trainer:
         from gracecli.quiet import import_tensorflow
 
         import_tensorflow()
-        from gracecli.fit.compute import Compute
         from gracecli.fit.optimizer import Optimizer
 
         training = self.config.training
@@ -180,18 +183,13 @@ class Trainer:
         self.capacities = self.graphs.capacities(training.batch_atoms)
         plan = epoch_plan(self.graphs, self.capacities, training.seed, 0, training.batches_per_step)
         self.counts = count_labels([[self.data.train[i] for members in step for i in members] for step in plan])
-        self.optimizer = Optimizer(
-            self.network.trainable_by_name, training.clip_norm, training.weight_decay, training.ema
-        )
-        self.compute = Compute(
-            self.network,
-            FitLoss(self.config.loss, self.counts),
-            training.radial,
-            self.optimizer.variables,
-            training.threads,
-        )
+        self.adapter = build_adapter(self.config, self.data, self.network)
+        if self.data.tuning is not None:
+            self._say.message(make_listing(self.config, self.data.tuning, self.network).summary())
+        self.optimizer = Optimizer(self.adapter.variables, training.clip_norm, training.weight_decay, training.ema)
+        self.compute = self.adapter.compute(FitLoss(self.config.loss, self.counts), training.radial, training.threads)
         atoms, rows = fill_fraction(self.graphs, plan, self.capacities)
-        self.parameters = sum(int(np.prod(v.shape)) for v in self.optimizer.variables)
+        self.parameters = sum(int(np.prod(v.shape)) for v in self.network.trainable_by_name.values())
         self._say.message(
             f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test "
             f"structures; {self.graphs.average_neighbours:.1f} neighbours per atom within {self.data.cutoff:g} Å"
@@ -221,6 +219,7 @@ class Trainer:
         checkpoint = load_checkpoint(self.directory / CHECKPOINT, self.identity)
         self.state = checkpoint.state
         self.optimizer.restore(checkpoint.arrays)
+        self.adapter.push()
         self._best = without_prefix("best", checkpoint.arrays)
         self._say.message(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
@@ -282,7 +281,9 @@ class Trainer:
             batches = [self.graphs.pack(members, self.capacities) for members in plan[state.position]]
             progress = progress_of(state.epoch, state.position, len(plan), training.epochs)
             gradients, terms = self.compute.gradients(batches)
-            norm = self.optimizer.apply(gradients, self._learning_rate(progress), state.step + 1)
+            moves = self.adapter.project(gradients)
+            norm = self.optimizer.apply(moves, self._learning_rate(progress), state.step + 1)
+            self.adapter.push()
             if not np.isfinite(norm):
                 raise PhysicsError(
                     f"the gradient is not finite in step {state.step + 1} ({self._sources(plan[state.position])})",
@@ -347,10 +348,12 @@ class Trainer:
         held = self.optimizer.weights()
         if weights is not None:
             self.optimizer.load(weights)
+            self.adapter.push()
         try:
             return self._predict(self.data.graphs_of(frames))
         finally:
             self.optimizer.load(held)
+            self.adapter.push()
 
     def _predict(self, graphs: GraphSet) -> list[Prediction]:
         found: dict[int, Prediction] = {}
@@ -372,11 +375,10 @@ class Trainer:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _write_model(self, weights: dict[str, np.ndarray], metrics: dict[str, Any]) -> None:
-        from gracecli.model.modelfile import Model, save_model
+        from gracecli.model.modelfile import save_model
 
-        values = self.network.weights() | weights
         metadata = model_metadata(self.config, self.data, self.blueprint, self.state, metrics)
-        save_model(self.directory / MODEL, Model(self.blueprint, values, metadata), overwrite=True)
+        save_model(self.directory / MODEL, self.adapter.model(self.blueprint, weights, metadata), overwrite=True)
 
     def _finish(self) -> FitResult:
         """Errors of the best model, its file, and the pictures."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -443,11 +443,21 @@ class Blueprint:
 
     def to_json(self) -> str:
         """Serialise."""
-        return json.dumps([{"kind": n.kind, **asdict(n)} for n in self.nodes])
+        return self.nodes_to_json(self.nodes)
+
+    @staticmethod
+    def nodes_to_json(nodes: Iterable[Node]) -> str:
+        """Some nodes, which need not know their inputs."""
+        return json.dumps([{"kind": n.kind, **asdict(n)} for n in nodes])
 
     @classmethod
     def from_json(cls, text: str) -> Blueprint:
         """Read back; unknown kinds and options are errors that name them."""
+        return cls(cls.nodes_from_json(text))
+
+    @staticmethod
+    def nodes_from_json(text: str) -> tuple[Node, ...]:
+        """Read some nodes back."""
         nodes = []
         for entry in json.loads(text):
             kind = entry.pop("kind", None)
@@ -458,7 +468,7 @@ class Blueprint:
                     f"nearest known: {near[0]}; is a plugin missing, or this gracecli too old?" if near else None,
                 )
             nodes.append(make_node(kind, entry))
-        return cls(tuple(nodes))
+        return tuple(nodes)
 
 
 def _covers(table: dict[str, float], elements: tuple[str, ...]) -> bool:

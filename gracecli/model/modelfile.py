@@ -1,9 +1,12 @@
 """Model files: one HDF5 file NAME.grace holds a blueprint, its weights and where it comes from.
 
-Layout, version 1::
+Layout, version 2::
 
-    /            attrs: format = "gracecli-model", version, blueprint (JSON), metadata (JSON)
+    /            attrs: format = "gracecli-model", version, blueprint (JSON), metadata (JSON), heads (JSON)
     /weights     one dataset per variable, path = node/path of the variable, fletcher32 checksums
+    /heads/NAME  likewise, the variables of a head that differ from those above
+
+Version 1 had no heads; a model without any is still written as version 1, so that older readers take it.
 
 Readable without TensorFlow. Older versions are upgraded in memory by the chain :data:`UPGRADES`.
 """
@@ -15,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,11 +26,16 @@ from gracecli.errors import InputError, ModelError
 from gracecli.files import write_atomically
 from gracecli.model.blueprint import Blueprint
 
+if TYPE_CHECKING:
+    from gracecli.model.heads import Head
+
 FORMAT = "gracecli-model"
-VERSION = 1
+VERSION = 2
 
 Content = dict[str, Any]
-UPGRADES: dict[int, Callable[[Content], Content]] = {}
+UPGRADES: dict[int, Callable[[Content], Content]] = {
+    1: lambda content: {**content, "version": 2},  # a model without heads
+}
 """version -> function that turns the content of that version into the next one."""
 
 
@@ -42,11 +50,14 @@ class Model:
         ``node/path`` -> array.
     metadata : dict
         JSON values: name, precision (``float64``/``float32``), level_of_theory, licence, citation, training, metrics.
+    heads : mapping
+        Further heads by name (:mod:`gracecli.model.heads`); blueprint and weights are the default one.
     """
 
     blueprint: Blueprint
     weights: Mapping[str, np.ndarray]
     metadata: dict[str, Any] = field(default_factory=dict)
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -79,7 +90,33 @@ class Model:
 
     def sha256(self) -> str:
         """Identity of blueprint and weights (metadata left out)."""
-        return content_sha256(self.blueprint.to_json(), self.weights)
+        return content_sha256(self.blueprint.to_json() + _heads_text(self), {**self.weights, **_head_weights(self)})
+
+
+def _heads_text(model: Model) -> str:
+    """Heads without their weights as JSON; nothing for a model without heads."""
+    if not model.heads:
+        return ""
+    entries = {
+        name: {"nodes": json.loads(Blueprint.nodes_to_json(head.nodes)), "metadata": head.metadata}
+        for name, head in model.heads.items()
+    }
+    return json.dumps(entries)
+
+
+def _head_weights(model: Model) -> dict[str, np.ndarray]:
+    return {f"heads/{name}/{key}": v for name, head in model.heads.items() for key, v in head.weights.items()}
+
+
+def _read_heads(text: str, weights: Mapping[str, np.ndarray]) -> dict[str, Head]:
+    from gracecli.model.heads import Head
+
+    heads = {}
+    for name, entry in json.loads(text).items():
+        start = f"heads/{name}/"
+        own = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+        heads[name] = Head(Blueprint.nodes_from_json(json.dumps(entry["nodes"])), own, entry["metadata"])
+    return heads
 
 
 def content_sha256(blueprint: str, weights: Mapping[str, np.ndarray]) -> str:
@@ -114,13 +151,16 @@ def save_model(path: str | Path, model: Model, overwrite: bool = False) -> Path:
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
             file.attrs["format"] = FORMAT
-            file.attrs["version"] = VERSION
+            file.attrs["version"] = VERSION if model.heads else 1
             file.attrs["blueprint"] = model.blueprint.to_json()
             file.attrs["metadata"] = json.dumps({**model.metadata, "sha256": model.sha256()})
-            group = file.create_group("weights")
-            for name, value in model.weights.items():
+            if model.heads:
+                file.attrs["heads"] = _heads_text(model)
+            named = {f"weights/{name}": value for name, value in model.weights.items()} | _head_weights(model)
+            file.create_group("weights")
+            for name, value in named.items():
                 array = np.asarray(value)
-                group.create_dataset(name, data=array, fletcher32=array.ndim > 0)
+                file.create_dataset(name, data=array, fletcher32=array.ndim > 0)
 
     write_atomically(path, write)
     return path
@@ -145,16 +185,17 @@ def load_model(path: str | Path) -> Model:
                 raise ModelError(
                     f"{path}: not a gracecli model file", "convert published models with 'grace models add'"
                 )
-            weights: dict[str, np.ndarray] = {}
-            file["weights"].visititems(
-                lambda name, item: weights.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-            )
+            weights = _datasets(file["weights"])
             content: Content = {
                 "version": int(file.attrs["version"]),
                 "blueprint": str(file.attrs["blueprint"]),
                 "metadata": json.loads(str(file.attrs["metadata"])),
-                "weights": {k: np.asarray(v) for k, v in weights.items()},
+                "weights": weights,
             }
+            if "heads" in file.attrs:
+                content["heads"] = str(file.attrs["heads"])
+                found = _datasets(file["heads"]) if "heads" in file else {}
+                content["head_weights"] = {f"heads/{name}": value for name, value in found.items()}
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: damaged model file: {error}", "fetch or convert it again") from error
     if content["version"] > VERSION:
@@ -163,10 +204,24 @@ def load_model(path: str | Path) -> Model:
         )
     recorded = content["metadata"].pop("sha256", None)
     # before anything is upgraded or takes defaults that did not exist when the file was written
-    intact = recorded is None or recorded == content_sha256(content["blueprint"], content["weights"])
+    text = content["blueprint"] + content.get("heads", "")
+    every = {**content["weights"], **content.get("head_weights", {})}
+    intact = recorded is None or recorded == content_sha256(text, every)
     while content["version"] < VERSION:
         content = UPGRADES[content["version"]](content)
-    model = Model(Blueprint.from_json(content["blueprint"]), content["weights"], content["metadata"])
+    heads = _read_heads(content.get("heads", "{}"), content.get("head_weights", {}))
+    model = Model(Blueprint.from_json(content["blueprint"]), content["weights"], content["metadata"], heads)
     if not intact:
         raise ModelError(f"{path}: blueprint and weights do not match the recorded sha256", "fetch or convert it again")
     return model
+
+
+def _datasets(group: Any) -> dict[str, np.ndarray]:
+    """All arrays below an HDF5 group, by path."""
+    import h5py
+
+    found: dict[str, np.ndarray] = {}
+    group.visititems(
+        lambda name, item: found.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
+    )
+    return found

@@ -30,6 +30,8 @@ class Network(tf.Module):
         ``node/path`` -> array, as read by the model readers.
     dtype : str
         ``float64`` or ``float32``: precision of the weights and of everything after the geometry (spec section 10).
+    shared : mapping, optional
+        Variables of another network to use instead of new ones, by name.
 
     Raises
     ------
@@ -37,11 +39,18 @@ class Network(tf.Module):
         If a node type has no block, a variable is missing or has another shape, or weights are left over.
     """
 
-    def __init__(self, blueprint: Blueprint, weights: Mapping[str, np.ndarray], dtype: str = "float64") -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        weights: Mapping[str, np.ndarray],
+        dtype: str = "float64",
+        shared: Mapping[str, tf.Variable] | None = None,
+    ) -> None:
         super().__init__()
         self.blueprint = blueprint
         self.dtype = tf.as_dtype(dtype)
         variables = Variables(weights, self.dtype)
+        variables.by_name.update(shared or {})
         self.blocks: dict[str, Block] = {}
         for node in blueprint:
             if node.kind not in BLOCKS:

@@ -17,10 +17,12 @@ import numpy as np
 
 from gracecli.errors import InputError, ModelError
 from gracecli.model import blueprint as bp
+from gracecli.model.heads import map_heads
 from gracecli.model.modelfile import Model
 from gracecli.names import suggestion
 
-_SYMBOLS = re.compile(r"[A-Z][a-z]?|\*")
+SYMBOLS = re.compile(r"[A-Z][a-z]?|\*")
+"""The parts of a key of a pair dictionary."""
 DTYPES = {"fp64": "float64", "fp32": "float32"}
 ALWAYS_DOUBLE = "rc"
 """The cutoff of a ChemicalDensity is a double whatever the precision of the model."""
@@ -148,8 +150,10 @@ def reduce_elements(model: Model, elements: Sequence[str]) -> Model:
     kept = tuple(model.elements[index] for index in keep)
     if kept == model.elements:
         return model
+    if model.heads:
+        return map_heads(model, lambda head: reduce_elements(head, elements))
     nodes = tuple(_reduced_node(node, keep, kept, len(model.elements)) for node in model.blueprint)
-    weights = {name: _reduced_weight(model, name, value, keep) for name, value in model.weights.items()}
+    weights = {name: weight_of_rows(model, name, value, keep) for name, value in model.weights.items()}
     blueprint = bp.Blueprint(nodes)
     metadata = {**model.metadata, "elements": list(kept), "reduced_from": _origin(model)}
     reduced = Model(blueprint, weights, metadata)
@@ -170,11 +174,18 @@ def _reduced_node(node: bp.Node, keep: list[int], kept: tuple[str, ...], n_all: 
                 raise ModelError(f"node {node.name!r}: {option} has {len(value)} entries for {n_all} elements")
             changed[option] = tuple(value[index] for index in keep)
         elif kind == "pairs" and isinstance(value, dict):
-            changed[option] = {key: v for key, v in value.items() if set(_SYMBOLS.findall(key)) <= {*kept, "*"}}
+            changed[option] = {key: v for key, v in value.items() if set(SYMBOLS.findall(key)) <= {*kept, "*"}}
     return replace(node, **changed) if changed else node
 
 
-def _reduced_weight(model: Model, name: str, value: np.ndarray, keep: list[int]) -> np.ndarray:
+def weight_of_rows(model: Model, name: str, value: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """A variable of the model for the elements of the given rows (repeated ones too), in their order.
+
+    Raises
+    ------
+    ModelError
+        No node owns the variable, or its shape is not as declared.
+    """
     node_name, _, path = name.partition("/")
     if node_name not in model.blueprint.by_name:
         raise ModelError(f"model: the blueprint has no node for the variable {name!r}")
@@ -186,9 +197,9 @@ def _reduced_weight(model: Model, name: str, value: np.ndarray, keep: list[int])
     if value.ndim == 0 or value.shape[0] != wanted:
         raise ModelError(f"model: variable {name!r} has shape {value.shape}, not {wanted} {kind} in front")
     if kind == "elements":
-        return np.ascontiguousarray(value[keep])
+        return np.ascontiguousarray(value[list(rows)])
     matrix = value.reshape(n, n, *value.shape[1:])
-    return np.ascontiguousarray(matrix[np.ix_(keep, keep)].reshape(-1, *value.shape[1:]))
+    return np.ascontiguousarray(matrix[np.ix_(rows, rows)].reshape(-1, *value.shape[1:]))
 
 
 def cast(model: Model, precision: str) -> Model:
@@ -201,6 +212,8 @@ def cast(model: Model, precision: str) -> Model:
         ``fp64`` or ``fp32``; narrowing rounds to the nearest.
     """
     dtype = np.dtype(DTYPES[precision])
+    if model.heads:
+        return map_heads(model, lambda head: cast(head, precision))
 
     def convert(name: str, value: np.ndarray) -> np.ndarray:
         double = _always_double(model, name)

@@ -16,6 +16,7 @@ _COMMANDS = {
     "eos": ("Structures", "Equation of state of crystals: volume and bulk modulus."),
     "predict": ("Structures", "Energies, forces and stresses, and errors against labels."),
     "fit": ("Training", "Train a model on your data."),
+    "distill": ("Training", "Fit a small model to what a large one says."),
     "store": ("Data", "Keep structures, labels and results in one file."),
     "models": ("Models", "List, inspect and add models."),
     "bench": ("Models", "Time engines and models on this machine."),

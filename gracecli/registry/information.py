@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gracecli.errors import ModelError
+from gracecli.model.heads import head_names
 from gracecli.registry.catalog import Published, find_published
 from gracecli.registry.resolve import bundled_models, is_saved_model, known_models, read_model, resolve_model
 from gracecli.registry.summary import summarise
@@ -47,6 +48,7 @@ def model_information(name: str) -> dict[str, Any]:
         **asdict(summarise(model, path, _registered_name(path))),
         "pair_cutoffs": None if cutoffs is None else cutoffs.tolist(),
         "bundled": path in bundled_models().values(),
+        **({"heads": list(head_names(model))} if model.heads else {}),
         **metadata,
     }
 

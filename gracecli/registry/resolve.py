@@ -65,7 +65,8 @@ def resolve_model(name: str | Path | None, *, enforce: bool = True) -> Path:
     Parameters
     ----------
     name : str, Path or None
-        Name, path, or None for the bundled default.
+        Name, path, or None for the bundled default; ``NAME#HEAD`` is one head of a model that has several, for which
+        a file of its own is kept in the cache.
     enforce : bool
         A model of the library must be what ``grace.lock`` records.
 
@@ -84,6 +85,9 @@ def resolve_model(name: str | Path | None, *, enforce: bool = True) -> Path:
     path = Path(name).expanduser()
     if path.is_file() or is_published_directory(path):
         return path
+    if "#" in str(name):
+        whole, _, head = str(name).rpartition("#")
+        return _head_file(resolve_model(whole or None, enforce=enforce), head)
     lower = {k.lower(): k for k in known}
     own = str(name) if str(name) in known else lower.get(str(name).lower()) or _by_alias(str(name), known)
     if own is None:
@@ -91,6 +95,29 @@ def resolve_model(name: str | Path | None, *, enforce: bool = True) -> Path:
     if enforce and own not in bundled_models():
         _check_pin(own, known[own])
     return known[own]
+
+
+def with_head(name: str | Path | None, head: str | None) -> str | Path | None:
+    """Name of one head of a model."""
+    return name if head is None else f"{DEFAULT_MODEL if name is None else name}#{head}"
+
+
+def _head_file(path: Path, head: str) -> Path:
+    """File with one head of a model."""
+    from gracecli.model.heads import select_head
+    from gracecli.model.modelfile import save_model
+
+    if path.is_dir():
+        raise ModelError(f"{path}: a published model has no heads", f"leave out #{head}")
+    try:
+        model = select_head(read_model(path), head)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error.message}", error.hint) from error
+    target = cache_root() / "heads" / model.sha256()[:16] / f"{path.stem}#{head}{SUFFIX}"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_model(target, model, overwrite=True)
+    return target
 
 
 def _by_alias(name: str, known: dict[str, Path]) -> str | None:

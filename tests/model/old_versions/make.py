@@ -8,6 +8,7 @@ from ase import Atoms
 
 from gracecli.engine.neighbours import build_graph
 from gracecli.engine.tensorflow import TensorFlowEngine
+from gracecli.model.heads import join_heads
 from gracecli.model.modelfile import VERSION, Model, load_model, save_model
 from gracecli.model.presets import initial_weights, preset
 
@@ -28,7 +29,10 @@ def main():
         element_shifts=(-1.5, 0.25),
     )  # fmt: skip
     metadata = {"name": f"v{VERSION}", "precision": "float64", "licence": "MIT", "level_of_theory": "none: random"}
-    model = Model(blueprint, initial_weights(blueprint, np.random.default_rng(0)), metadata)
+    weights = initial_weights(blueprint, np.random.default_rng(0))
+    other = {name: value + 0.1 for name, value in weights.items() if name.startswith("E/")}
+    heads = {"other": Model(blueprint, {**weights, **other}), "first": Model(blueprint, weights)}
+    model = join_heads(heads, "first", metadata)
     path = save_model(Path(__file__).with_name(f"v{VERSION}.grace"), model)
     result = evaluate(load_model(path))
     expected = {"sha256": model.sha256(), "energy": result.energy, "forces": result.forces.tolist()}

@@ -1,0 +1,1 @@
+"""Fine-tuning: what of a model moves, from where, and what must not."""

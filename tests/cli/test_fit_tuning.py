@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from click.testing import CliRunner
+
+from gracecli.cli.fit import command
+from gracecli.errors import ModelError, UsageError
+
+
+@pytest.fixture(scope="module")
+def gold(tmp_path_factory):
+    """Four labelled crystals of Cu-Au."""
+    import ase.io
+
+    images = []
+    for scale in (0.98, 1.0, 1.02, 1.04):
+        atoms = bulk("Cu", a=3.8 * scale, cubic=True)
+        atoms.symbols[0] = "Au"
+        atoms.calc = EMT()
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        images.append(atoms)
+    path = tmp_path_factory.mktemp("data") / "gold.extxyz"
+    ase.io.write(path, images, format="extxyz")
+    return path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(command, [str(a) for a in arguments])
+
+
+def test_a_dry_run_lists_what_moves_and_writes_nothing(gold, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(gold, "--from", "grace-1l-9el", "--strategy", "frozen", "--dry-run", "--json")
+    assert result.exit_code == 0, result.exception
+    document = json.loads(result.stdout)
+    assert (document["present"], document["new"]) == (["Au", "Cu"], ["Au"])
+    lines = {line["role"]: line for line in document["lines"] if line["moving"]}
+    assert set(lines) == {"readout", "embedding", "reference"}
+    assert lines["readout"]["moving"] * 5 == lines["readout"]["weights"]  # 2 of 10 elements
+    assert lines["embedding"]["how"] == "Au"
+    assert document["moving"] == sum(line["moving"] for line in lines.values())
+    assert "new element Au: starts as a copy of Cu" in result.stderr
+    assert not list(tmp_path.iterdir())
+    table = invoke(gold, "--from", "grace-1l-9el", "--strategy", "lora", "--rank", "4", "--dry-run", "--no-shift")
+    assert "rank 4 of Cu Au" in table.stdout
+    assert "shift" not in table.stderr
+
+
+def test_errors_of_the_user(gold, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, error, message in (
+        (("--strategy", "frozen"), UsageError, "needs a model to start from"),
+        (("--from", "grace-1l-9el", "--strategy", "frozn"), UsageError, "no strategy is called 'frozn'"),
+        (("--from", "grace-1l-9l"), ModelError, "grace-1l-9el"),
+        (("--from", "grace-1l-9el", "--preset", "2l-small"), UsageError, "--preset"),
+        (("--dry-run",), UsageError, "--from MODEL"),
+    ):
+        result = invoke(gold, *arguments, *([] if "--dry-run" in arguments else ["-o", "fit"]))
+        assert isinstance(result.exception, error), arguments
+        assert message in str(result.exception) + str(getattr(result.exception, "hint", ""))

@@ -14,6 +14,7 @@ _COMMANDS = {
     "phonons": ("Structures", "Phonons of crystals: bands, thermal properties, stability."),
     "elastic": ("Structures", "Elastic constants of crystals, moduli, Born stability."),
     "predict": ("Structures", "Energies, forces and stresses, and errors against labels."),
+    "check": ("Training", "Tell whether labelled structures are fit to be trained on."),
     "fit": ("Training", "Train a model on your data."),
     "store": ("Data", "Keep structures, labels and results in one file."),
     "models": ("Models", "List, inspect and add models."),

@@ -103,11 +103,9 @@ def fit_slopes(pairs: Sequence[Pair], energies: Array | None = None, order: int 
 def _robust(columns: Array, target: Array, curvature: Array) -> tuple[Array, Array, Array]:
     good = np.ones(len(target), bool)
     weights = np.ones(len(target))
-    floor = 0.02 * float(np.median(np.abs(target))) + 1e-12
     slope = _solve(columns, target, weights)
     for _ in range(6):
-        weights = 1.0 / (0.1 * np.abs(curvature @ slope) + floor) ** 2
-        weights /= weights[good].max()
+        weights = trust(curvature @ slope, target)
         slope = _solve(columns, target, weights * good)
         scaled = np.abs(target - columns @ slope) * np.sqrt(weights)
         limit = 6.0 * 1.4826 * float(np.median(scaled[good]))
@@ -115,6 +113,21 @@ def _robust(columns: Array, target: Array, curvature: Array) -> tuple[Array, Arr
         if good.sum() < FEWEST:
             good = np.ones(len(target), bool)
     return slope, weights, good
+
+
+def trust(curvature: Array, energy: Array) -> Array:
+    """Weights of pairs by how exact the trapezoid is for them, at most 1.
+
+    Parameters
+    ----------
+    curvature : (pairs,)
+        Change of the work from end to end, eV.
+    energy : (pairs,)
+        Energy differences, eV.
+    """
+    floor = 0.02 * float(np.median(np.abs(energy))) + 1e-12
+    weights = 1.0 / (0.1 * np.abs(curvature) + floor) ** 2
+    return np.asarray(weights / weights.max())
 
 
 def _solve(columns: Array, target: Array, weights: Array) -> Array:

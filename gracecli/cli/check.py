@@ -1,4 +1,4 @@
-"""``grace check``: are labelled structures fit to be trained on?"""
+"""``grace check``: whether labelled structures are fit to be trained on."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def _data(inputs: tuple[str, ...], options: dict[str, Any]) -> DataConfig:
     from gracecli.fit.config import load_config, make_config
 
     keys = {name: options[name] for name in ("energy_key", "forces_key", "stress_key")}
-    sets = {name: [{"path": path} for path in options[key]] or None for name, key in (("valid", "valid"), ("test", "tests"))}
+    options = {**options, "test": options["tests"]}
+    sets = {name: [{"path": path} for path in options[name]] or None for name in ("valid", "test")}
     if any(name.lower().endswith(".toml") for name in inputs):
         if len(inputs) > 1:
             raise UsageError("give one settings file, or data files")

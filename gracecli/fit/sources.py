@@ -82,7 +82,7 @@ def selected_rows(store: Store, argument: str, query: str) -> np.ndarray:
     return rows
 
 
-def store_hash(store: Store, rows: Sequence[int]) -> str:
+def store_hash(store: Store, rows: Sequence[int] | np.ndarray) -> str:
     """Hash of geometry and labels of some structures, read in blocks."""
     digest = hashlib.sha256()
     wanted = np.asarray(rows, dtype=np.int64)

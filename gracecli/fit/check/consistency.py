@@ -121,7 +121,8 @@ def _shares(pairs: Sequence[Pair]) -> dict[str, float]:
     """RMS of the parts of the work, each scaled by its slope, beside the largest."""
     columns, _ = columns_of(pairs)
     slopes = fit_slopes(pairs, errors=False).slope
-    rms = {name: abs(slopes.get(name, 1.0)) * float(np.sqrt(np.mean(columns[:, k] ** 2))) for k, name in enumerate(NAMES)}
+    size = np.sqrt(np.mean(columns**2, axis=0))
+    rms = {name: abs(slopes.get(name, 1.0)) * float(size[k]) for k, name in enumerate(NAMES)}
     return {name: value / max(*rms.values(), 1e-300) for name, value in rms.items()}
 
 
@@ -183,7 +184,8 @@ def _judge_sharp(test: _Test, value: str, mismatch: float, details: dict[str, fl
         return Finding(test.part, test.group, "error", text, f'{option} = ["{kind}"]', details)
     if mismatch > MISMATCH:
         text = f"differs from the energies by {mismatch:.2g} meV/atom: {value}"
-        return Finding(test.part, test.group, "warning", text, f'look at these labels, or {option} = ["{kind}"]', details)
+        remedy = f'look at these labels, or {option} = ["{kind}"]'
+        return Finding(test.part, test.group, "warning", text, remedy, details)
     return Finding(test.part, test.group, "ok", f"follows from the energies: {value}", "", details)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from gracecli.engine.base import Array, Graph
-from gracecli.fit.check.finding import Finding, several
+from gracecli.fit.check.finding import Finding, several, short_name
 from gracecli.fit.check.records import RADIUS, Record
 
 CENTRES = np.linspace(1.0, RADIUS - 0.5, 8)
@@ -112,7 +112,8 @@ def check_duplicates(records: Sequence[Record]) -> list[Finding]:
             f"meV/atom ({_names(records, largest)})"
         )
         remedy = "keep the labels of one calculation"
-        findings.append(Finding("contradictions", "all", "error", text, remedy, {"pairs": _list(records, contradicting)}))
+        details = {"pairs": _list(records, contradicting)}
+        findings.append(Finding("contradictions", "all", "error", text, remedy, details))
     for other in ("valid", "test"):
         for identical in (True, False):
             leaks = [c for c in copies if c.identical is identical and _splits(records, c) == {"train", other}]
@@ -143,7 +144,8 @@ def _repeated(records: Sequence[Record], copies: Sequence[Copies], split: str) -
     same = {max(c.first, c.second) for c in identical}
     if same:
         text = f"{len(same)} structures are identical to others of the set ({_names(records, identical[0])})"
-        return Finding("duplicates", split, "warning", text, "`grace store dedup` removes them", {"identical": len(same)})
+        remedy = "`grace store dedup` removes them"
+        return Finding("duplicates", split, "warning", text, remedy, {"identical": len(same)})
     text = f"{len(extra)} structures equal others up to symmetry ({_names(records, copies[0])})"
     return Finding("duplicates", split, "ok", text, "", {"equivalent": len(extra)})
 
@@ -153,11 +155,7 @@ def _splits(records: Sequence[Record], copies: Copies) -> set[str]:
 
 
 def _names(records: Sequence[Record], copies: Copies) -> str:
-    return several(_short(records[i].frame.source) for i in (copies.first, copies.second))
-
-
-def _short(source: str) -> str:
-    return "/".join(source.split("/")[-2:])
+    return several(short_name(records[i].frame.source) for i in (copies.first, copies.second))
 
 
 def _list(records: Sequence[Record], copies: Sequence[Copies]) -> list[list[str]]:

@@ -47,3 +47,8 @@ def several(names: Iterable[str], limit: int = 3) -> str:
     listed = list(names)
     text = ", ".join(listed[:limit])
     return text if len(listed) <= limit else f"{text} and {len(listed) - limit} more"
+
+
+def short_name(source: str) -> str:
+    """``.../mlearn-Cu/train.extxyz:3`` -> ``mlearn-Cu/train.extxyz:3``."""
+    return "/".join(source.split("/")[-2:])

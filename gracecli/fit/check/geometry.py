@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from gracecli.fit.check.finding import Finding
+from gracecli.fit.check.finding import Finding, short_name
 from gracecli.fit.check.records import Record
 
 OVERLAP, SHORT = 0.4, 0.6
@@ -67,11 +67,9 @@ def _units(nearest: Sequence[float]) -> Finding:
     return Finding("length units", "all", "ok", text, "", details)
 
 
-def _shortest(
-    shortest: dict[tuple[str, str], tuple[float, float, str]], below: dict[float, list[str]]
-) -> Finding:
+def _shortest(shortest: dict[tuple[str, str], tuple[float, float, str]], below: dict[float, list[str]]) -> Finding:
     (a, b), (ratio, distance, source) = min(shortest.items(), key=lambda item: item[1][0])
-    text = f"shortest: {a}-{b} {distance:.2f} Å, {ratio:.2f} of the covalent radii ({'/'.join(source.split('/')[-2:])})"
+    text = f"shortest: {a}-{b} {distance:.2f} Å, {ratio:.2f} of the covalent radii ({short_name(source)})"
     details = {
         "pairs": {f"{x}-{y}": {"distance": d, "ratio": r, "structure": s} for (x, y), (r, d, s) in shortest.items()}
     }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gracecli.engine.base import Array
-from gracecli.fit.check.finding import Finding, several
+from gracecli.fit.check.finding import Finding, several, short_name
 from gracecli.fit.check.records import Record
 
 NET_FORCE = 0.02
@@ -61,7 +61,7 @@ def check_zeroed(records: Sequence[Record]) -> list[Finding]:
             zeroed[record.group].append(record.frame.source)
     findings = []
     for group, names in sorted(zeroed.items()):
-        text = f"{len(names)} structures have atoms with forces of exactly zero, and a net force ({several(names, 1)})"
+        text = f"{len(names)} structures have atoms with forces of exactly zero, and a net force ({several(map(short_name, names), 1)})"
         remedy = "a constraint zeroed them: take the forces as calculated, or drop these structures"
         findings.append(Finding("zeroed forces", group, "error", text, remedy, {"structures": names}))
     for group, values in sorted(net.items()):
@@ -99,7 +99,7 @@ def check_forces(records: Sequence[Record]) -> list[Finding]:
     limit = max(LARGE_FORCE, 12.0 * float(np.median(largest)))
     beyond = sorted((name for name, size in sizes.items() if size > limit), key=lambda name: -sizes[name])
     top = max(sizes, key=lambda name: sizes[name])
-    text = f"largest force {sizes[top]:.1f} eV/Å ({'/'.join(top.split('/')[-2:])}), median of largest {np.median(largest):.2f}"
+    text = f"largest force {sizes[top]:.1f} eV/Å ({short_name(top)}), median of largest {np.median(largest):.2f}"
     details = {"largest": sizes[top], "limit": limit, "structures": beyond}
     if beyond:
         text += f"; {len(beyond)} structures beyond {limit:.0f}"
@@ -128,7 +128,8 @@ def check_energies(records: Sequence[Record]) -> list[Finding]:
                 high.append((energy - middle, record.frame.source))
             elif middle - energy > max(12.0 * width, 0.5):  # nothing lies far below the ground state
                 low.append((energy - middle, record.frame.source))
-    findings = [_outliers(found, level, word) for found, level, word in ((low, "error", "below"), (high, "warning", "above")) if found]
+    groups = ((low, "error", "below"), (high, "warning", "above"))
+    findings = [_outliers(found, level, word) for found, level, word in groups if found]
     if not findings and judged:
         text = f"{judged} structures in compositions with at least {FEW}: none stands out"
         findings.append(Finding("energy outliers", "all", "ok", text))
@@ -138,6 +139,6 @@ def check_energies(records: Sequence[Record]) -> list[Finding]:
 def _outliers(found: list[tuple[float, str]], level: str, word: str) -> Finding:
     energy, name = max(found, key=lambda item: abs(item[0]))
     count = f"{len(found)} structure{'s lie' if len(found) > 1 else ' lies'}"
-    text = f"{count} far {word} their composition's median, up to {abs(energy):.2f} eV/atom ({'/'.join(name.split('/')[-2:])})"
+    text = f"{count} far {word} their composition's median, up to {abs(energy):.2f} eV/atom ({short_name(name)})"
     remedy = "wrong energies? remove them" if word == "below" else 'drop them, or use weighting = "energy"'
     return Finding("energy outliers", "all", level, text, remedy, {"structures": [entry[1] for entry in found]})

@@ -122,4 +122,3 @@ def fixed_directions(atoms: Atoms) -> Array:
         elif isinstance(constraint, FixCartesian):
             held[np.atleast_1d(constraint.index)] |= np.asarray(constraint.mask, bool)
     return held
-

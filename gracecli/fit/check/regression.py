@@ -96,7 +96,7 @@ def fit_slopes(pairs: Sequence[Pair], energies: Array | None = None, order: int 
         pairs=int(good.sum()),
         residual=float(np.sqrt(np.average(left**2, weights=weights * good))),
         spread=float(np.sqrt(np.mean((target / size) ** 2))),
-        outliers=tuple(int(i) for i in np.flatnonzero(~good)),
+        outliers=tuple(int(i) for i in np.flatnonzero(np.logical_not(good))),
     )
 
 

@@ -86,6 +86,6 @@ def _zero(group: str, rows: np.ndarray, bulk: float | None) -> Finding | None:
     details = {"slabs": float(solution[0]), "error": error, "bulk": bulk}
     # several orientations scatter, so a difference below 30 meV/atom is no proof
     if abs(difference) > max(LEAST, CONFIDENCE * error):
-        remedy = f"another energy zero (pseudopotential, settings)? drop = [\"{group.rpartition('/')[2]}\"]"
+        remedy = f'another energy zero (pseudopotential, settings)? drop = ["{group.rpartition("/")[2]}"]'
         return Finding("energy zero", group, "error", f"{1e3 * difference:+.0f} meV/atom: {text}", remedy, details)
     return Finding("energy zero", group, "ok", text, "", details)

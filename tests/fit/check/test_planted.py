@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gracecli.fit.check.finding import LEVELS
 from gracecli.fit.check.records import Record
 from gracecli.fit.check.run import check_data
 from gracecli.fit.config import DataConfig, SetConfig
@@ -62,7 +63,7 @@ def check(clean, tmp_path):
         paths = {}
         for name, source in (("train", [*clean, *extra]), ("test", test)):
             images = []
-            for number, (atoms, energy, forces, stress) in enumerate(source):
+            for atoms, energy, forces, stress in source:
                 copy = atoms.copy()
                 labels = {"energy": energy, "forces": forces.copy(), "stress": stress.copy()}
                 labels = change(copy, labels) if change and name == "train" else labels
@@ -75,7 +76,7 @@ def check(clean, tmp_path):
         levels = {}
         for finding in check_data(data).findings:
             old = levels.get(finding.check)
-            if old is None or ("ok", "warning", "error").index(finding.level) > ("ok", "warning", "error").index(old.level):
+            if old is None or LEVELS.index(finding.level) > LEVELS.index(old.level):
                 levels[finding.check] = finding
         return levels
 
@@ -261,8 +262,9 @@ def test_which_energy_the_forces_follow(clean):
     assert good.level == "ok"
     assert good.details["residual"]["free_energy"] < 0.7 * good.details["residual"]["energy"]
     for record in records:
-        record.frame.__dict__["energy"] = record.energies["energy"]
-        record.energies["free_energy"], record.energies["energy"] = record.energies["energy"], record.energies["free_energy"]
+        free, other = record.energies["free_energy"], record.energies["energy"]
+        record.frame.__dict__["energy"] = other
+        record.energies = {"free_energy": other, "energy": free}
     bad = next(f for f in check_consistency(records) if f.check == "energy key")
     assert bad.level == "warning"
 

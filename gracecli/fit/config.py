@@ -30,7 +30,7 @@ class SetConfig:
     Attributes
     ----------
     path : str
-        Extended XYZ, plain or gzipped, or any format ASE reads.
+        Extended XYZ, plain or gzipped, a run (vasprun.xml, OUTCAR, trajectories), or ``store.h5:QUERY``.
     name : str, optional
         Name of the set in tables; default is made from the path.
     drop : tuple of str
@@ -56,7 +56,11 @@ class SetConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """``[data]``. Keys of energy, forces and stress default to those ASE knows (``free_energy`` before ``energy``)."""
+    """``[data]``. Keys of energy, forces and stress default to those ASE knows (``free_energy`` before ``energy``).
+
+    ``stream`` leaves training structures of stores where they are and reads them batch by batch: ``auto`` when they
+    would take more than a quarter of the free memory, ``always`` or ``never``. The weights come out the same.
+    """
 
     train: tuple[SetConfig, ...] = ()
     valid: tuple[SetConfig, ...] = ()
@@ -66,6 +70,7 @@ class DataConfig:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+    stream: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class FitConfig:
             del content["training"][key]
         del content["output"]
         # the content of what is trained on counts (see FitData.identity), not where it lies
-        del content["data"]["test"], content["data"]["root"]
+        del content["data"]["test"], content["data"]["root"], content["data"]["stream"]
         for entry in (*content["data"]["train"], *content["data"]["valid"]):
             del entry["path"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -319,6 +324,7 @@ def expand(path: str) -> Path:
 
 
 _CHOICES = {
+    ("data", "stream"): ("auto", "always", "never"),
     ("training", "precision"): ("fp64", "fp32"),
     ("training", "radial"): ("projected", "exact"),
 }

@@ -6,7 +6,7 @@ file says so (``free_energy``), and the key that was used is reported.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from ase import Atoms
 from gracecli.engine.base import Array
 from gracecli.errors import InputError
 from gracecli.fit.config import DataConfig, SetConfig
+from gracecli.fit.frametable import table_of
 from gracecli.fit.sources import read_source
 from gracecli.names import suggestion
 
@@ -121,27 +122,31 @@ def read_sets(entries: Sequence[SetConfig], data: DataConfig) -> tuple[list[Fram
     """Read several files; sets of equal names get numbers."""
     frames: list[Frame] = []
     reports: list[SetReport] = []
-    used: Counter[str] = Counter()
-    for entry in entries:
+    for entry in numbered(entries):
         found, report = read_set(entry, data)
-        used[report.name] += 1
-        if used[report.name] > 1:
-            name = f"{report.name}-{used[report.name]}"
-            found, report = [replace(frame, set_name=name) for frame in found], replace(report, name=name)
         frames += found
         reports.append(report)
     return frames, reports
 
 
-def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+def numbered(entries: Sequence[SetConfig]) -> list[SetConfig]:
+    """Sets with their names; of equal names the second becomes ``name-2``, and so on."""
+    used: Counter[str] = Counter()
+    named = []
+    for entry in entries:
+        name = entry.name or set_name_of(entry.path)
+        used[name] += 1
+        named.append(replace(entry, name=name if used[name] == 1 else f"{name}-{used[name]}"))
+    return named
+
+
+def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[Sequence[Frame], list[Frame]]:
     """Seeded split, stratified by set and ``config_type``: (training, validation).
 
     Every stratum gives ``fraction`` of its structures, rounded so that the running total is right; strata of fewer
     than two structures give none.
     """
-    strata: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, frame in enumerate(frames):
-        strata[frame.set_name, frame.config_type].append(index)
+    strata = table_of(frames).strata()
     rng = np.random.default_rng([seed, 0x5011])
     chosen: set[int] = set()
     owed = 0.0
@@ -152,8 +157,11 @@ def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tup
         count = min(round(owed), len(members) - 1)
         owed -= count
         chosen.update(members[i] for i in order[:count])
-    train = [frame for index, frame in enumerate(frames) if index not in chosen]
-    return train, [frame for index, frame in enumerate(frames) if index in chosen]
+    rest = [index for index in range(len(frames)) if index not in chosen]
+    valid = [frames[index] for index in sorted(chosen)]
+    if hasattr(frames, "subset"):  # in a store: training stays there
+        return frames.subset(rest), valid
+    return [frames[index] for index in rest], valid
 
 
 def elements_of(frames: Sequence[Frame]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,13 @@ from ase import Atoms
 
 from gracecli.errors import InputError
 from gracecli.files import file_sha256
+from gracecli.fit.config import DataConfig
 from gracecli.names import suggestion
 
 if TYPE_CHECKING:
     from gracecli.store.store import Store
 
+SPLITS = ("train", "valid", "test")
 EXTENDED = (".extxyz", ".extxyz.gz", ".xyz", ".xyz.gz")
 
 
@@ -72,6 +74,25 @@ def read_source(argument: str) -> Source:
     images, notes = (_read_extended(path), ()) if path.name.endswith(EXTENDED) else _read_run(path)
     names = tuple(f"{path}:{number}" for number in range(len(images)))
     return Source(argument, images, names, file_sha256(path), notes)
+
+
+def with_stored_splits(data: DataConfig) -> DataConfig:
+    """``train = "store.h5"`` alone means the sets train, valid and test of that store, if it has a set ``train``."""
+    from gracecli.run.structures import split_store
+    from gracecli.store.store import Store
+
+    if len(data.train) != 1 or data.valid or data.test:
+        return data
+    entry = data.train[0]
+    stored = split_store(entry.path)
+    if stored is None or stored[1]:
+        return data
+    with Store(stored[0]) as store:
+        known = store.set_names()
+    if "train" not in known:
+        return data
+    sets = {name: (replace(entry, path=f"{stored[0]}:set={name}"),) if name in known else () for name in SPLITS}
+    return replace(data, train=sets["train"], valid=sets["valid"], test=sets["test"])
 
 
 def selected_rows(store: Store, argument: str, query: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gracecli.errors import GraceError, InputError, PhysicsError
-from gracecli.fit.batches import GraphSet, epoch_plan, fill_fraction, sequential_plan
+from gracecli.fit.batches import GraphSet, epoch_plan, fill_fraction, packed_steps, sequential_plan
 from gracecli.fit.checkpoint import (
     Checkpoint,
     FitState,
@@ -179,7 +179,7 @@ class Trainer:
         self.network, self.blueprint = build_network(self.config, self.data, self.graphs.average_neighbours)
         self.capacities = self.graphs.capacities(training.batch_atoms)
         plan = epoch_plan(self.graphs, self.capacities, training.seed, 0, training.batches_per_step)
-        self.counts = count_labels([[self.data.train[i] for members in step for i in members] for step in plan])
+        self.counts = count_labels(self.graphs.table, plan)
         self.optimizer = Optimizer(
             self.network.trainable_by_name, training.clip_norm, training.weight_decay, training.ema
         )
@@ -276,10 +276,11 @@ class Trainer:
     def _run_epoch(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> bool:
         """Steps from the present position; False when the run has to stop before the end of the epoch."""
         state, training = self.state, self.config.training
+        coming = packed_steps(self.graphs, plan[state.position :], self.capacities)
         while state.position < len(plan):
             if self._stop.due:
                 return False
-            batches = [self.graphs.pack(members, self.capacities) for members in plan[state.position]]
+            batches = next(coming)
             progress = progress_of(state.epoch, state.position, len(plan), training.epochs)
             gradients, terms = self.compute.gradients(batches)
             norm = self.optimizer.apply(gradients, self._learning_rate(progress), state.step + 1)
@@ -361,7 +362,7 @@ class Trainer:
             energy, forces, stress = self.compute.predict(packed)
             offset = packed.batch.atom_offset
             for number, index in enumerate(members):
-                periodic = np.isfinite(graphs.graphs[index].volume)
+                periodic = np.isfinite(packed.batch.volumes[number])
                 found[index] = Prediction(
                     float(energy[number]),
                     forces[offset[number] : offset[number + 1]],

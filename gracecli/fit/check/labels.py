@@ -61,7 +61,8 @@ def check_zeroed(records: Sequence[Record]) -> list[Finding]:
             zeroed[record.group].append(record.frame.source)
     findings = []
     for group, names in sorted(zeroed.items()):
-        text = f"{len(names)} structures have atoms with forces of exactly zero, and a net force ({several(map(short_name, names), 1)})"
+        example = several(map(short_name, names), 1)
+        text = f"{len(names)} structures have forces of exactly zero, and a net force ({example})"
         remedy = "a constraint zeroed them: take the forces as calculated, or drop these structures"
         findings.append(Finding("zeroed forces", group, "error", text, remedy, {"structures": names}))
     for group, values in sorted(net.items()):

@@ -81,7 +81,7 @@ def main() -> None:
         )
         content = {
             "data": {"train": [str(path)], "valid_fraction": 0.002, "stream": options.stream},
-            "model": {"preset": "1l-small", "cutoff": 4.5, "overrides": TINY},
+            "model": {"preset": "1l-small", "cutoff": 3.2, "overrides": TINY},
             "training": {"epochs": options.epochs, "batch_atoms": 640},
             "output": {"directory": str(Path(folder) / "fit")},
         }

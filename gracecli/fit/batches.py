@@ -270,9 +270,7 @@ def packed_steps(
             yield waiting.result()
 
 
-def _pack_step(
-    graphs: GraphSet, step: Sequence[tuple[int, ...]], capacities: Mapping[int, Capacity]
-) -> list[FitBatch]:
+def _pack_step(graphs: GraphSet, step: Sequence[tuple[int, ...]], capacities: Mapping[int, Capacity]) -> list[FitBatch]:
     return [graphs.pack(members, capacities) for members in step]
 
 

@@ -60,6 +60,7 @@ class DataConfig:
 
     ``stream`` leaves training structures of stores where they are and reads them batch by batch: ``auto`` when they
     would take more than a quarter of the free memory, ``always`` or ``never``. The weights come out the same.
+    ``weighting`` is ``uniform`` or ``energy`` (:mod:`gracecli.fit.weighting`; ``weighting_width`` in eV/atom).
     """
 
     train: tuple[SetConfig, ...] = ()
@@ -71,6 +72,8 @@ class DataConfig:
     forces_key: str | None = None
     stress_key: str | None = None
     stream: str = "auto"
+    weighting: str = "uniform"
+    weighting_width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -325,6 +328,7 @@ def expand(path: str) -> Path:
 
 _CHOICES = {
     ("data", "stream"): ("auto", "always", "never"),
+    ("data", "weighting"): ("uniform", "energy"),
     ("training", "precision"): ("fp64", "fp32"),
     ("training", "radial"): ("projected", "exact"),
 }
@@ -350,6 +354,8 @@ def _check(config: FitConfig, where: str) -> None:
         raise UsageError(f"{where} [training.warmup]: a fraction of the run, at least 0 and less than 1")
     if not 0 <= config.data.valid_fraction < 1:
         raise UsageError(f"{where} [data.valid_fraction]: at least 0 and less than 1")
+    if not config.data.weighting_width > 0:
+        raise UsageError(f"{where} [data.weighting_width]: must be positive (eV/atom)")
     for entry in (*config.data.train, *config.data.valid, *config.data.test):
         if not entry.share > 0 or entry.weight < 0:
             raise UsageError(f"{where} [data]: {entry.path}: share must be positive, weight not negative")

@@ -19,6 +19,7 @@ from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_refer
 from gracecli.fit.sources import with_stored_splits
 from gracecli.fit.stream import stream_sets, worth_streaming
 from gracecli.fit.table import plain
+from gracecli.fit.weighting import apply_weighting
 from gracecli.model.blueprint import ScaleShift
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
     reference = fit_reference(train, elements, given)
     if reference.warning:
         say(f"warning: {reference.warning}")
+    train, (valid, test) = apply_weighting(train, [valid, test], data)
     values = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in reference.energies.items())
     say(f"reference energies (eV/atom, {'fitted' if reference.fitted else 'given'}): {values}")
     say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")

@@ -115,14 +115,15 @@ class FitLoss:
 
     def __init__(self, config: LossConfig, counts: LabelCounts) -> None:
         factory = find_loss(config.kind)
-        self._terms = [
-            (factory(delta=getattr(config, f"{name}_delta")), getattr(config, name) / getattr(counts, name))
-            for name in ("energy", "forces", "stress")
-        ]
+        names = ("energy", "forces", "stress")
+        self.weights: tuple[float, float, float] = (config.energy, config.forces, config.stress)
+        self._terms = [(factory(delta=getattr(config, f"{name}_delta")), 1.0 / getattr(counts, name)) for name in names]
 
-    def __call__(self, energy: Any, forces: Any, stress: Any, labels: Labels) -> tuple[Any, Any, Any]:
-        """Terms of energy, forces and stress; their sum is the loss."""
-        (loss_e, w_e), (loss_f, w_f), (loss_s, w_s) = self._terms
+    def __call__(self, energy: Any, forces: Any, stress: Any, labels: Labels, weights: Any) -> tuple[Any, Any, Any]:
+        """Terms of energy, forces and stress, with weights w_E, w_F, w_S; their sum is the loss."""
+        (loss_e, w_e), (loss_f, w_f), (loss_s, w_s) = (
+            (function, factor * weights[k]) for k, (function, factor) in enumerate(self._terms)
+        )
         return (
             w_e * loss_e((energy - labels.energy) / labels.size, labels.energy_weight),
             w_f * loss_f(forces - labels.forces, labels.forces_weight[:, None]),

@@ -96,7 +96,8 @@ def prepare_data(config: FitConfig, say: Callable[[str], None]) -> FitData:
             )
     train, valid = sets["train"], list(sets["valid"])
     if not data.valid and data.valid_fraction > 0:
-        train, valid = split_validation(train, data.valid_fraction, config.training.seed)
+        seed = config.training.seed if data.split_seed is None else data.split_seed
+        train, valid = split_validation(train, data.valid_fraction, seed)
     start = load_start(config)
     elements = start.elements if start else config.model.elements or elements_of(train)
     test = list(sets["test"])

@@ -27,15 +27,18 @@ from gracecli.fit.checkpoint import (
 )
 from gracecli.fit.config import FitConfig, parse_time
 from gracecli.fit.data import Frame
+from gracecli.fit.lbfgs import LbfgsStoppedError, run_epoch
 from gracecli.fit.loss import FitLoss, count_labels
 from gracecli.fit.metrics import Prediction, errors, full_report, mean_loss
 from gracecli.fit.plots import plot_curves, plot_parity
 from gracecli.fit.progress import Progress, time_text
-from gracecli.fit.schedule import cosine_with_warmup, progress_of
+from gracecli.fit.schedule import ends_early, final_loss, learning_rate, loss_weights, progress_of
 from gracecli.fit.setup import FitData, build_network, model_metadata, prepare_data
 from gracecli.fit.table import write_log
+from gracecli.fit.tensorboard import EventLog
 
-CHECKPOINT, MODEL, LOG, REPORT = "checkpoint.npz", "model.grace", "log.csv", "report.json"
+CHECKPOINT, MODEL, LOG = "checkpoint.npz", "model.grace", "log.csv"
+REPORT, PAGE = "report.json", "report.html"
 
 
 class TrainingInterrupted(GraceError):
@@ -146,6 +149,7 @@ class Trainer:
         self._build()
         self.state = FitState()
         self._best: dict[str, np.ndarray] = {}  # weights of the lowest validation loss
+        self.predictions: dict[str, list[Prediction]] = {}  # of the best weights, after the end
         self._clock = 0.0
         self._last_save = (0.0, 0)
         if resume:
@@ -181,7 +185,11 @@ class Trainer:
         plan = epoch_plan(self.graphs, self.capacities, training.seed, 0, training.batches_per_step)
         self.counts = count_labels(self.graphs.table, plan)
         self.optimizer = Optimizer(
-            self.network.trainable_by_name, training.clip_norm, training.weight_decay, training.ema
+            self.network.trainable_by_name,
+            training.clip_norm,
+            training.weight_decay,
+            training.ema,
+            amsgrad=training.optimizer == "amsgrad",
         )
         self.compute = Compute(
             self.network,
@@ -248,14 +256,16 @@ class Trainer:
         self._clock = time.monotonic()
         self._last_save = (self._clock, self.state.step)
         self._stop.install()
+        self._events = EventLog(self.directory if self.config.output.tensorboard else None)
         try:
             begun = False
-            while self.state.epoch < epochs and not self._stop.due:
+            while self.state.epoch < epochs and not self._stop.due and not self.finished_early:
                 plan = self._plan(self.state.epoch)
                 if not begun:
                     self._say.begin(self.state.step, self.state.step + len(plan) * (epochs - self.state.epoch))
                     begun = True
-                if self._run_epoch(plan):
+                run = self._run_lbfgs if self.config.training.optimizer == "lbfgs" else self._run_epoch
+                if run(plan):
                     self._end_epoch(plan)
             self.save()
             if self._stop.signal_number is not None:
@@ -267,10 +277,17 @@ class Trainer:
         finally:
             self._stop.restore()
             self._say.close()
+            self._events.close()
             self.compute.close()
+
+    @property
+    def finished_early(self) -> bool:
+        """Whether the validation loss has not improved for ``early_stop`` validations."""
+        return ends_early(self.config.training, self.state.log)
 
     def _plan(self, epoch: int) -> list[list[tuple[int, ...]]]:
         training = self.config.training
+        epoch = 0 if training.optimizer == "lbfgs" else epoch  # one function to minimize
         return epoch_plan(self.graphs, self.capacities, training.seed, epoch, training.batches_per_step)
 
     def _run_epoch(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> bool:
@@ -282,7 +299,7 @@ class Trainer:
                 return False
             batches = next(coming)
             progress = progress_of(state.epoch, state.position, len(plan), training.epochs)
-            gradients, terms = self.compute.gradients(batches)
+            gradients, terms = self.compute.gradients(batches, loss_weights(self.config, progress))
             norm = self.optimizer.apply(gradients, self._learning_rate(progress), state.step + 1)
             if not np.isfinite(norm):
                 raise PhysicsError(
@@ -299,8 +316,38 @@ class Trainer:
         return True
 
     def _learning_rate(self, progress: float) -> float:
-        training = self.config.training
-        return cosine_with_warmup(progress, training.learning_rate, training.final_learning_rate, training.warmup)
+        return learning_rate(self.config.training, progress, self.state.log)
+
+    def _run_lbfgs(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> bool:
+        """One epoch of L-BFGS; False, with the weights it began with, when the run has to stop before its end."""
+        state, training = self.state, self.config.training
+        progress = progress_of(state.epoch, 0, len(plan), training.epochs)
+        weights = loss_weights(self.config, progress)
+
+        def evaluate() -> tuple[list[Any], np.ndarray]:
+            total: list[Any] = []
+            terms = np.zeros(3)
+            for batches in packed_steps(self.graphs, plan, self.capacities):
+                gradients, more = self.compute.gradients(batches, weights)
+                total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
+                terms = terms + more
+            return [g / len(plan) for g in total], terms / len(plan)
+
+        def step(loss: float) -> None:
+            if not np.isfinite(loss):
+                raise PhysicsError("the loss is not finite", "look for atoms on top of each other in the training data")
+            self._say.step(progress, state.epoch, loss)
+
+        try:
+            iterations, decay = training.lbfgs_iterations, training.weight_decay
+            done = run_epoch(self.optimizer, evaluate, iterations, decay, lambda: self._stop.due, step)
+        except LbfgsStoppedError:
+            return False
+        state.step += done.iterations
+        state.sums = [float(value) * len(plan) for value in (*done.terms, done.norm)]
+        if self._after_step is not None:
+            self._after_step(state.step)
+        return True
 
     def _sources(self, step: Sequence[tuple[int, ...]]) -> str:
         names = [self.data.train[i].source for members in step for i in members]
@@ -328,13 +375,16 @@ class Trainer:
         state.log.append(row)
         state.epoch, state.position, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0, 0.0]
         write_log(self.directory / LOG, state.log)
+        self._events.epoch(row)
+        if training.optimizer == "lbfgs":
+            self._save_if_due()
         self._say.epoch(row, training.epochs, end)
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         predictions = self.predict(self.data.valid, self.optimizer.averaged())
-        loss = mean_loss(self.data.valid, predictions, self.config.loss)
+        loss = mean_loss(self.data.valid, predictions, final_loss(self.config))
         if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_epoch = loss, epoch
             self._best = self.optimizer.averaged()
@@ -381,6 +431,7 @@ class Trainer:
 
     def _finish(self) -> FitResult:
         """Errors of the best model, its file, and the pictures."""
+        from gracecli.fit.page import write_page
         from gracecli.fit.table import write_report
 
         best = self._best or self.optimizer.averaged()
@@ -390,12 +441,13 @@ class Trainer:
             if frames:
                 predictions = self.predict(frames, best)
                 metrics[name] = full_report(frames, predictions)
+                self.predictions[name] = predictions
                 shown["validation" if name == "valid" else name] = (frames, predictions)
         self._write_model(best, metrics)
         if self.state.log:
             plot_curves(self.state.log, self.directory / "curves.png", self.state.best_epoch)
         plot_parity(shown, self.directory / "parity.png")
-        completed = self.state.epoch >= self.config.training.epochs
+        completed = self.state.epoch >= self.config.training.epochs or self.finished_early
         result = FitResult(
             completed=completed,
             directory=self.directory,
@@ -409,5 +461,7 @@ class Trainer:
             parameters=self.parameters,
         )
         write_report(self.directory / REPORT, result, self.config)
+        title = self.config.output.name or f"{self.config.model.preset} {'-'.join(self.data.elements)}"
+        write_page(self.directory / PAGE, result, self.config, title, self.data.reports)
         self._say.message(f"{'done' if completed else 'time limit reached'} after {time_text(self.state.seconds)}")
         return result

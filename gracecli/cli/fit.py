@@ -22,7 +22,8 @@ _POSITIVE = click.IntRange(min=1)
 
 
 @click.command(context_settings={"show_default": False})
-@click.argument("inputs", nargs=-1, required=True, metavar="CONFIG.toml | TRAIN.extxyz...")
+@click.argument("inputs", nargs=-1, metavar="CONFIG.toml | TRAIN...")
+@click.option("--init", is_flag=True, help="Write a settings file with all keys and defaults [default: fit.toml].")
 @click.option("--preset", metavar="NAME", help="Model: fs, 1l, 2l with -small, -medium, -large.  [default: 1l-small]")
 @click.option("--elements", metavar="A,B,...", help="Elements of the model.  [default: those of the training data]")
 @click.option("--cutoff", type=float, metavar="Å", help="Cutoff radius.  [default: the preset's]")
@@ -44,27 +45,46 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--threads", type=_POSITIVE, metavar="N", help="Batches of one step evaluated at a time.")
 @click.option("--max-time", metavar="TIME", help="Stop with a checkpoint after, say, 50min; the schedule stays.")
 @tuning_options
+@click.option("--seeds", metavar="A,B,...", help="An ensemble: one fit per seed, and what they say together.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
 @click.option("-o", "--output", metavar="FOLDER", help="Folder of the fit.  [default: fit]")
 @seed_option
 @force_option
 @json_option
 @verbosity_options
-def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, dry_run: bool, **options: Any) -> None:
-    """Train a model on labelled structures (extended XYZ with energies, forces, stresses).
+def command(
+    inputs: tuple[str, ...],
+    init: bool,
+    seeds: str | None,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Train a model on labelled structures (energies, forces, stresses).
 
-    The input is one TOML file with all settings, or the training files themselves. Options win over the file. The
-    folder of the fit receives model.grace, log.csv, report.json, curves.png, parity.png and checkpoint.npz.
+    The input is one TOML file with all settings, or the training data themselves: extended XYZ, runs of VASP,
+    store.h5:QUERY (a store alone: its sets train, valid and test). Options win over the file. The folder of the fit
+    receives model.grace, report.html, report.json, log.csv, TensorBoard events, pictures and checkpoint.npz.
 
     \b
     Examples:
+      grace check train.extxyz
+      grace fit --init fit.toml
       grace fit train.extxyz --preset 1l-small --epochs 200 -o si
+      grace fit store.h5:set=train --seeds 1,2,3 -o ensemble
       grace fit fit.toml --max-time 50min
       grace fit fit.toml --resume
       grace fit new.extxyz --from grace-1l-9el --strategy frozen -o tuned
 
     Exit code 3: the time limit came before the last epoch; 130: interrupted. Both leave a checkpoint.
     """
+    if init:
+        _write_settings(inputs, force)
+        return
+    if not inputs:
+        raise UsageError("no settings and no data", "name a file, or write settings with --init")
     config = _settings(inputs, options)
     if dry_run:
         show_listing(config, as_json)
@@ -73,6 +93,9 @@ def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, d
     from gracecli.fit.progress import Progress
     from gracecli.fit.trainer import Trainer
 
+    if seeds is not None:
+        _run_ensemble(config, _seeds(seeds), resume, force, as_json)
+        return
     progress = Progress(quiet=verbosity() < 0)
     result = Trainer(config, progress, resume=resume, force=force).run()
     if as_json:
@@ -83,6 +106,59 @@ def command(inputs: tuple[str, ...], resume: bool, force: bool, as_json: bool, d
         raise NotConvergedError(
             f"time limit reached after epoch {result.epochs} of {config.training.epochs}", "continue with --resume"
         )
+
+
+def _write_settings(inputs: tuple[str, ...], force: bool) -> None:
+    from pathlib import Path
+
+    from gracecli.fit.template import write_template
+
+    if len(inputs) > 1:
+        raise UsageError("--init writes one file")
+    path = write_template(Path(inputs[0] if inputs else "fit.toml"), force)
+    click.echo(f"{path}: all settings with their defaults; name your data in [data], then `grace fit {path}`")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds {text!r}: different numbers, separated by commas")
+    return seeds
+
+
+def _run_ensemble(config: FitConfig, seeds: list[int], resume: bool, force: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from gracecli.fit.ensemble import run_ensemble
+    from gracecli.fit.progress import Progress
+
+    def progress(seed: int) -> Progress:
+        found = Progress(quiet=verbosity() < 0)
+        found.message(f"--- seed {seed}")
+        return found
+
+    result = run_ensemble(config, seeds, progress, resume, force)
+    if as_json:
+        emit_json("gracecli.fit-ensemble", 1, asdict(result), UNITS)
+    else:
+        rows = []
+        for split, mean in result.mean.items():
+            for seed, member in zip(result.seeds, result.members, strict=True):
+                rows.append(_row(f"{split} seed {seed}", member.metrics[split]["overall"]))
+            rows.append(_row(f"{split} mean of {len(seeds)}", mean))
+        click.echo(format_table(_ERROR_COLUMNS, rows) + "\n")
+        pairs: list[tuple[str, Any]] = [("models", f"{result.directory}/seed-*/model.grace")]
+        for split, spread in result.spread.items():
+            correlation = spread["forces_rank_correlation"]
+            rank = "" if correlation is None else f" (rank correlation with the force errors {correlation:.2f})"
+            text = f"{spread['energy_spread']:.2f} meV/atom, {spread['forces_spread']:.1f} meV/Å{rank}"
+            pairs.append((f"{split} spread", text))
+        click.echo(format_pairs(pairs))
+    if not result.completed:
+        raise NotConvergedError("time limit reached before the last epoch of every member", "continue with --resume")
 
 
 def _settings(inputs: tuple[str, ...], options: dict[str, Any]) -> FitConfig:
@@ -138,6 +214,18 @@ def _limit_threads(threads: int) -> None:
             warn("TensorFlow has started with threads of its own; --threads may gain little")
 
 
+UNITS = {
+    "energy_mae": "meV/atom",
+    "energy_rmse": "meV/atom",
+    "forces_mae": "meV/Å",
+    "forces_rmse": "meV/Å",
+    "stress_mae": "GPa",
+    "stress_rmse": "GPa",
+    "energy_spread": "meV/atom",
+    "forces_spread": "meV/Å",
+    "reference": "eV/atom",
+    "seconds": "s",
+}
 _ERROR_COLUMNS = (
     Column("set"),
     Column("structures"),
@@ -180,14 +268,4 @@ def _table(result: FitResult) -> str:
 def _emit(result: FitResult) -> None:
     from dataclasses import asdict
 
-    units = {
-        "energy_mae": "meV/atom",
-        "energy_rmse": "meV/atom",
-        "forces_mae": "meV/Å",
-        "forces_rmse": "meV/Å",
-        "stress_mae": "GPa",
-        "stress_rmse": "GPa",
-        "reference": "eV/atom",
-        "seconds": "s",
-    }
-    emit_json("gracecli.fit", 1, asdict(result), units)
+    emit_json("gracecli.fit", 1, asdict(result), UNITS)

@@ -1,6 +1,7 @@
 """Batches of few shapes, in an order that is a pure function of (seed, epoch).
 
-Graphs are built once. Every epoch draws its structures, shuffles them, and packs them into bins of one capacity
+Graphs are built once (of frames that stay in a store: when they are packed). Every epoch draws its structures,
+shuffles them, and packs them into bins of one capacity
 (atoms, rows of bonds, elements, structures), so that training compiles one program. Bins are filled first-fit, the
 largest structure first, within chunks of the shuffled order: padding is a few percent, and the order stays random.
 """
@@ -8,6 +9,7 @@ largest structure first, within chunks of the shuffled order: padding is a few p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 
 from gracecli.engine.base import Graph
 from gracecli.engine.batch import Batch, BatchShape, pack, required_shape
+from gracecli.engine.neighbours import build_graph
 from gracecli.fit.data import Frame
+from gracecli.fit.frametable import FrameTable, table_of
 
 CHUNK_BINS = 24
 """Bins' worth of structures that are packed together."""
@@ -92,18 +96,51 @@ class GraphSet:
     def __init__(self, frames: Sequence[Frame], cutoff: float, elements: Sequence[str]) -> None:
         from ase.data import atomic_numbers
 
-        from gracecli.engine.neighbours import build_graph
-
-        self.frames = list(frames)
+        streamed = hasattr(frames, "table")
+        self.frames: Sequence[Frame] = frames if streamed else list(frames)
+        self.table: FrameTable = table_of(frames)
+        self.cutoff = cutoff
         self.element_index: Mapping[int, int] = {atomic_numbers[s]: i for i, s in enumerate(elements)}
-        self.graphs: list[Graph] = [build_graph(frame.atoms, cutoff) for frame in self.frames]
-        self.shapes = [required_shape([graph], slots=True) for graph in self.graphs]
-        self.classes = [int(len(np.unique(graph.numbers)) > 1) for graph in self.graphs]
-        self.bonds = sum(len(graph.centre) for graph in self.graphs)
-        self.atoms = sum(len(graph) for graph in self.graphs)
+        self._graphs: list[Graph] | None = None if streamed else []
+        self._elements: dict[int, set[int]] = {}  # elements that occur, by class
+        self.bonds = self.atoms = 0
+        sizes: list[BatchShape] = []
+        classes: list[int] = []
+        for frame in self.frames:
+            graph = build_graph(frame.atoms, cutoff)
+            present = np.unique(graph.numbers).tolist()
+            sizes.append(required_shape([graph], slots=True))
+            classes.append(self._class_of(frame, len(present)))
+            self._elements.setdefault(classes[-1], set()).update(present)
+            self.bonds += len(graph.centre)
+            self.atoms += len(graph)
+            if self._graphs is not None:
+                self._graphs.append(graph)
+        self.sizes = np.array(sizes, dtype=np.int32).reshape(-1, len(BatchShape._fields))
+        self.classes = np.array(classes, dtype=np.int8)
+
+    def _class_of(self, frame: Frame, elements: int) -> int:
+        """Class of a structure with so many elements; those of two classes never share a batch."""
+        return int(elements > 1)
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether structures are read, and their bonds found, when they are packed."""
+        return self._graphs is None
+
+    def shape(self, index: int) -> BatchShape:
+        """What one structure needs."""
+        return BatchShape(*self.sizes[index].tolist())
+
+    def load(self, members: Sequence[int]) -> tuple[list[Frame], list[Graph]]:
+        """Frames and their graphs."""
+        frames = [self.frames[i] for i in members]
+        if self._graphs is not None:
+            return frames, [self._graphs[i] for i in members]
+        return frames, [build_graph(frame.atoms, self.cutoff) for frame in frames]
 
     @property
     def average_neighbours(self) -> float:
@@ -122,42 +159,41 @@ class GraphSet:
         at_least : mapping, optional
             Known capacities (of training), kept where the structures fit into them.
         """
-        found = {number: self._capacity(number, batch_atoms) for number in sorted(set(self.classes))}
+        found = {int(number): self._capacity(int(number), batch_atoms) for number in np.unique(self.classes)}
         for number, known in (at_least or {}).items():
             own = found.get(number)
             if own is not None:
                 shape = BatchShape(*map(max, known.shape, own.shape))
-                largest = [self.shapes[i] for i in range(len(self)) if self.classes[i] == number]
-                if all(known.shape.holds(s._replace(elements=own.shape.elements)) for s in largest):
+                largest = BatchShape(*self.sizes[self.classes == number].max(axis=0).tolist())
+                if known.shape.holds(largest._replace(elements=own.shape.elements)):
                     shape = known.shape
                 found[number] = Capacity(shape, max(known.structures, own.structures))
         return found
 
     def _capacity(self, number: int, batch_atoms: int) -> Capacity:
-        chosen = [i for i in range(len(self)) if self.classes[i] == number]
-        shapes = [self.shapes[i] for i in chosen]
-        atoms = max(batch_atoms, max(shape.atoms for shape in shapes))
+        chosen = self.classes == number
+        columns = dict(zip(BatchShape._fields, self.sizes[chosen].T.astype(float), strict=True))
+        atoms = max(batch_atoms, int(columns["atoms"].max()))
         atoms = 8 * -(-atoms // 8)
-        visits = np.array([self.frames[i].share for i in chosen])
-        sizes = float(np.array([shape.atoms for shape in shapes]) @ visits)
+        visits = self.table.share[chosen]
+        sizes = float(columns["atoms"] @ visits)
         fields: dict[str, int] = {"atoms": atoms}
         for name in BatchShape._fields:
-            values = np.array([getattr(shape, name) for shape in shapes], dtype=float)
+            values = columns[name]
             if name == "elements":  # any mixture of structures may meet in one batch
-                fields[name] = len(np.unique(np.concatenate([self.graphs[i].numbers for i in chosen])))
+                fields[name] = len(self._elements[number])
             elif name in LARGEST:
                 fields[name] = int(values.max())
             elif name != "atoms":
                 size = max(atoms * float(values @ visits) / sizes, values.max())
                 fields[name] = 8 * -(-int(np.ceil(size)) // 8)
-        return Capacity(BatchShape(**fields), max(1, atoms // min(shape.atoms for shape in shapes)))
+        return Capacity(BatchShape(**fields), max(1, atoms // int(columns["atoms"].min())))
 
     def pack(self, members: Sequence[int], capacities: Mapping[int, Capacity]) -> FitBatch:
         """Pack frames of one class into one batch."""
-        capacity = capacities[self.classes[members[0]]]
-        graphs = [self.graphs[i] for i in members]
+        capacity = capacities[int(self.classes[members[0]])]
+        frames, graphs = self.load(members)
         batch = pack(graphs, self.element_index, capacity.shape)
-        frames = [self.frames[i] for i in members]
         return FitBatch(batch, _labels(batch, graphs, frames, capacity), tuple(members))
 
     def plan(self, order: Sequence[int], capacities: Mapping[int, Capacity]) -> list[tuple[int, ...]]:
@@ -168,7 +204,8 @@ class GraphSet:
         return bins
 
     def _plan_class(self, order: Sequence[int], capacity: Capacity) -> list[tuple[int, ...]]:
-        sizes = np.array([(*_additive(shape), 1) for shape in self.shapes], dtype=np.int64)
+        additive = [BatchShape._fields.index(name) for name in BatchShape._fields if name not in LARGEST]
+        sizes = np.append(self.sizes[:, additive].astype(np.int64), np.ones((len(self), 1), np.int64), axis=1)
         limit = np.array([*_additive(capacity.shape), capacity.structures], dtype=np.int64)
         fill = (sizes / limit).max(axis=1)
         bins: list[tuple[int, ...]] = []
@@ -218,15 +255,37 @@ def _first_fit(
     return full, rest
 
 
-def epoch_order(frames: Sequence[Frame], seed: int, epoch: int) -> list[int]:
+def packed_steps(
+    graphs: GraphSet, plan: Sequence[Sequence[tuple[int, ...]]], capacities: Mapping[int, Capacity]
+) -> Iterator[list[FitBatch]]:
+    """Batches of the steps of a plan; frames in stores are read one step ahead, beside the arithmetic."""
+    if not graphs.streamed:
+        for step in plan:
+            yield [graphs.pack(members, capacities) for members in step]
+        return
+    with ThreadPoolExecutor(1) as reader:
+        waiting = None
+        for step in plan:
+            coming = reader.submit(_pack_step, graphs, step, capacities)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _pack_step(graphs: GraphSet, step: Sequence[tuple[int, ...]], capacities: Mapping[int, Capacity]) -> list[FitBatch]:
+    return [graphs.pack(members, capacities) for members in step]
+
+
+def epoch_order(frames: Sequence[Frame] | FrameTable, seed: int, epoch: int) -> list[int]:
     """Indices that one epoch visits, shuffled: a pure function of the frames' sets and shares, seed and epoch.
 
     Each set is an endless sequence of permutations of its structures; an epoch takes the next ``share`` of it, so
     that a share of 0.25 visits every structure once in four epochs.
     """
-    groups: dict[tuple[str, float], list[int]] = {}
-    for index, frame in enumerate(frames):
-        groups.setdefault((frame.set_name, frame.share), []).append(index)
+    table = frames if isinstance(frames, FrameTable) else table_of(frames)
+    groups = table.groups()
     chosen: list[int] = []
     for number, ((_, share), members) in enumerate(sorted(groups.items())):
         start, end = (int(np.floor(share * len(members) * e + 1e-9)) for e in (epoch, epoch + 1))
@@ -243,7 +302,7 @@ def epoch_plan(
     graphs: GraphSet, capacities: Mapping[int, Capacity], seed: int, epoch: int, per_step: int
 ) -> list[list[tuple[int, ...]]]:
     """Steps of one epoch, each a list of up to ``per_step`` bins; a pure function of its arguments."""
-    bins = graphs.plan(epoch_order(graphs.frames, seed, epoch), capacities)
+    bins = graphs.plan(epoch_order(graphs.table, seed, epoch), capacities)
     order = np.random.default_rng([seed, 3, epoch]).permutation(len(bins))
     shuffled = [bins[i] for i in order]
     return [shuffled[i : i + per_step] for i in range(0, len(shuffled), per_step)]
@@ -259,8 +318,8 @@ def fill_fraction(
 ) -> tuple[float, float]:
     """Mean filling of atoms and rows over the bins of a plan."""
     bins = [members for step in plan for members in step]
-    used = np.sum([[graphs.shapes[i].atoms, graphs.shapes[i].rows] for members in bins for i in members], axis=0)
-    shapes = [capacities[graphs.classes[members[0]]].shape for members in bins]
+    used = graphs.sizes[[i for members in bins for i in members]].astype(np.int64)[:, :2].sum(axis=0)  # atoms, rows
+    shapes = [capacities[int(graphs.classes[members[0]])].shape for members in bins]
     room = np.sum([[shape.atoms, shape.rows] for shape in shapes], axis=0)
     return float(used[0] / room[0]), float(used[1] / room[1])
 

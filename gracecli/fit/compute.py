@@ -59,13 +59,19 @@ class Compute:
         self._predict = tf.function(self._predict_batch, jit_compile=True)
         self._add = tf.function(lambda a, b: [x + y for x, y in zip(a, b, strict=True)], jit_compile=True)
 
-    def gradients(self, batches: Sequence[FitBatch]) -> tuple[list[tf.Tensor], np.ndarray]:
+    def gradients(
+        self, batches: Sequence[FitBatch], weights: tuple[float, float, float] | None = None
+    ) -> tuple[list[tf.Tensor], np.ndarray]:
         """Gradient of the loss of one step, and its terms (energy, forces, stress).
+
+        ``weights`` are those of the loss in the present stage (default: of the settings); changing them compiles
+        nothing.
 
         Batches may be evaluated at the same time; their gradients are added in order, so the result does not depend
         on the number of threads.
         """
-        inputs = [_tensors(batch) for batch in batches]
+        factors = tf.constant(weights or self._loss.weights, tf.float64)
+        inputs = [(*_tensors(batch), factors) for batch in batches]
         if self._pool is None or len(inputs) == 1:
             results = [self._gradient(*entry) for entry in inputs]
         else:
@@ -86,10 +92,12 @@ class Compute:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _gradient_of_batch(self, inputs: BatchTensors, labels: Labels) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _gradient_of_batch(
+        self, inputs: BatchTensors, labels: Labels, weights: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trainable)
-            terms = self._loss(*self._predict_batch(inputs, labels), labels)
+            terms = self._loss(*self._predict_batch(inputs, labels), labels, weights)
             total = tf.add_n(list(terms))
         gradients = tape.gradient(total, self._trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(g) for g in gradients], tf.stack(terms)  # dense: gathers give slices

@@ -30,7 +30,7 @@ class SetConfig:
     Attributes
     ----------
     path : str
-        Extended XYZ, plain or gzipped, or any format ASE reads.
+        Extended XYZ, plain or gzipped, a run (vasprun.xml, OUTCAR, trajectories), or ``store.h5:QUERY``.
     name : str, optional
         Name of the set in tables; default is made from the path.
     drop : tuple of str
@@ -56,7 +56,13 @@ class SetConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """``[data]``. Keys of energy, forces and stress default to those ASE knows (``free_energy`` before ``energy``)."""
+    """``[data]``. Keys of energy, forces and stress default to those ASE knows (``free_energy`` before ``energy``).
+
+    ``stream`` leaves training structures of stores where they are and reads them batch by batch: ``auto`` when they
+    would take more than a quarter of the free memory, ``always`` or ``never``. The weights come out the same.
+    ``split_seed`` (default: ``training.seed``) chooses the validation structures that ``valid_fraction`` splits off.
+    ``weighting`` is ``uniform`` or ``energy`` (:mod:`gracecli.fit.weighting`; ``weighting_width`` in eV/atom).
+    """
 
     train: tuple[SetConfig, ...] = ()
     valid: tuple[SetConfig, ...] = ()
@@ -66,6 +72,10 @@ class DataConfig:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+    stream: str = "auto"
+    weighting: str = "uniform"
+    weighting_width: float = 1.0
+    split_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,27 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class StageConfig:
+    """``[[training.stages]]``: from a part of the run on, other weights of the loss and, if given, a new schedule.
+
+    Attributes
+    ----------
+    start : float
+        Fraction of the run.
+    energy, forces, stress : float, optional
+        Weights of the loss from then on. [default: as before]
+    learning_rate : float, optional
+        Where the schedule begins anew. [default: it goes on]
+    """
+
+    start: float
+    energy: float | None = None
+    forces: float | None = None
+    stress: float | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """``[training]``.
 
@@ -110,8 +141,20 @@ class TrainingConfig:
     batches_per_step : int
         Batches whose gradients are summed before the weights move; evaluated by ``threads`` threads at a time.
     threads : int
+    optimizer : str
+        adam (AdamW with weight_decay), amsgrad, or lbfgs (small models; an epoch is ``lbfgs_iterations`` iterations).
+    lbfgs_iterations : int
+    schedule : str
+        cosine, linear, exponential, constant, or plateau (by ``plateau_factor`` after ``plateau_patience`` validations
+        without improvement).
+    plateau_patience : int
+    plateau_factor : float
+    early_stop : int
+        End after so many validations without improvement; 0: never.
+    stages : tuple of StageConfig
+        Changes of weights and learning rate in the course of the run.
     learning_rate, final_learning_rate : float
-        Peak and end of the cosine.
+        Peak and end of the schedule.
     warmup : float
         Fraction of the run with rising learning rate.
     weight_decay : float
@@ -138,6 +181,13 @@ class TrainingConfig:
     batch_atoms: int = 256
     batches_per_step: int = 1
     threads: int = 1
+    optimizer: str = "adam"
+    lbfgs_iterations: int = 50
+    schedule: str = "cosine"
+    plateau_patience: int = 10
+    plateau_factor: float = 0.5
+    early_stop: int = 0
+    stages: tuple[StageConfig, ...] = ()
     learning_rate: float = 8e-3
     final_learning_rate: float = 8e-5
     warmup: float = 0.02
@@ -199,7 +249,7 @@ class TuningConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """``[output]``: the folder, and what the model file says about its origin."""
+    """``[output]``: the folder, what the model file says about its origin, and whether TensorBoard events are kept."""
 
     directory: str = "fit"
     name: str | None = None
@@ -207,6 +257,7 @@ class OutputConfig:
     licence: str | None = None
     citation: str | None = None
     notes: str | None = None
+    tensorboard: bool = True
 
 
 @dataclass(frozen=True)
@@ -231,7 +282,7 @@ class FitConfig:
             del content["training"][key]
         del content["output"]
         # the content of what is trained on counts (see FitData.identity), not where it lies
-        del content["data"]["test"], content["data"]["root"]
+        del content["data"]["test"], content["data"]["root"], content["data"]["stream"]
         for entry in (*content["data"]["train"], *content["data"]["valid"]):
             del entry["path"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -374,17 +425,26 @@ def expand(path: str) -> Path:
 
 AUGMENT = ("rattle", "strain", "unaries", "binaries")
 _CHOICES = {
+    ("data", "stream"): ("auto", "always", "never"),
+    ("data", "weighting"): ("uniform", "energy"),
     ("training", "precision"): ("fp64", "fp32"),
+    ("training", "optimizer"): ("adam", "amsgrad", "lbfgs"),
+    ("training", "schedule"): ("cosine", "linear", "exponential", "constant", "plateau"),
     ("training", "radial"): ("projected", "exact"),
 }
-_POSITIVE = ("epochs", "batch_atoms", "batches_per_step", "threads", "learning_rate", "clip_norm", "validate_every")
+_POSITIVE = (
+    "epochs", "batch_atoms", "batches_per_step", "threads", "learning_rate", "clip_norm", "validate_every",
+    "lbfgs_iterations", "plateau_patience",
+)  # fmt: skip
 
 
 def _check(config: FitConfig, where: str) -> None:
     for (section, key), known in _CHOICES.items():
         value = getattr(getattr(config, section), key)
         if value not in known:
-            raise UsageError(f"{where} [{section}.{key}]: {value!r} is not one of {', '.join(known)}")
+            raise UsageError(
+                f"{where} [{section}.{key}]: {value!r} is not one of {', '.join(known)}", suggestion(value, known)
+            )
     for key in _POSITIVE:
         if not getattr(config.training, key) > 0:
             raise UsageError(f"{where} [training.{key}]: {getattr(config.training, key)} must be positive")
@@ -397,8 +457,15 @@ def _check(config: FitConfig, where: str) -> None:
         raise UsageError(f"{where} [training.ema]: {config.training.ema} must be at least 0 and less than 1")
     if not 0 <= config.training.warmup < 1:
         raise UsageError(f"{where} [training.warmup]: a fraction of the run, at least 0 and less than 1")
+    if not 0 < config.training.plateau_factor < 1:
+        raise UsageError(f"{where} [training.plateau_factor]: more than 0 and less than 1")
+    if config.training.early_stop < 0:
+        raise UsageError(f"{where} [training.early_stop]: not negative; 0 switches it off")
+    _check_stages(config, where)
     if not 0 <= config.data.valid_fraction < 1:
         raise UsageError(f"{where} [data.valid_fraction]: at least 0 and less than 1")
+    if not config.data.weighting_width > 0:
+        raise UsageError(f"{where} [data.weighting_width]: must be positive (eV/atom)")
     for entry in (*config.data.train, *config.data.valid, *config.data.test):
         if not entry.share > 0 or entry.weight < 0:
             raise UsageError(f"{where} [data]: {entry.path}: share must be positive, weight not negative")
@@ -430,6 +497,21 @@ def _check_tuning(config: FitConfig, where: str) -> None:
     for key in ("rank", "alpha", "shift_regularisation", "replay_weight"):
         if not getattr(tuning, key) > 0:
             raise UsageError(f"{where} [tuning.{key}]: {getattr(tuning, key)} must be positive")
+
+
+def _check_stages(config: FitConfig, where: str) -> None:
+    last = 0.0
+    for number, stage in enumerate(config.training.stages, start=1):
+        place = f"{where} [training.stages] number {number}"
+        if not last < stage.start < 1:
+            raise UsageError(f"{place}: start is a fraction of the run, larger than that of the stage before, below 1")
+        if any(
+            getattr(stage, name) is not None and getattr(stage, name) < 0 for name in ("energy", "forces", "stress")
+        ):
+            raise UsageError(f"{place}: weights must not be negative")
+        if stage.learning_rate is not None and not stage.learning_rate > 0:
+            raise UsageError(f"{place}: learning_rate must be positive")
+        last = stage.start
 
 
 def parse_time(text: str) -> float:

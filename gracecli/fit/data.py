@@ -6,9 +6,7 @@ file says so (``free_energy``), and the key that was used is reported.
 
 from __future__ import annotations
 
-import gzip
-import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +17,9 @@ from ase import Atoms
 
 from gracecli.engine.base import Array
 from gracecli.errors import InputError
-from gracecli.files import file_sha256
 from gracecli.fit.config import DataConfig, SetConfig
+from gracecli.fit.frametable import table_of
+from gracecli.fit.sources import read_source
 from gracecli.names import suggestion
 
 ENERGY_KEYS = ("free_energy", "energy")
@@ -88,18 +87,19 @@ def read_set(entry: SetConfig, data: DataConfig) -> tuple[list[Frame], SetReport
     InputError
         Unreadable file, missing or unusable labels, a filter that matches nothing.
     """
-    path = Path(entry.path)
-    images = _read_images(path)
+    path = entry.path
+    source = read_source(path)
+    images = source.images
     keys = {_energy(atoms, data.energy_key)[1] for atoms in images}
     if len(keys) > 1 and keys != {"energy", "free_energy"}:
         named = ", ".join(sorted(str(key) for key in keys if key))
         raise InputError(f"{path}: only some structures have an energy ({named})", "remove the others, or label them")
     # one key for the whole file: mixing free energies and energies would bend the energy zero
     energy_key = data.energy_key or ("free_energy" if keys == {"free_energy"} else "energy")
-    name = entry.name or _set_name(path)
+    name = entry.name or set_name_of(path)
     frames = [
-        _frame(atoms, f"{path}:{index}", name, energy_key, data, entry)
-        for index, atoms in enumerate(images)
+        _frame(atoms, label, name, energy_key, data, entry)
+        for label, atoms in zip(source.names, images, strict=True)
         if _config_type(atoms) not in entry.drop
     ]
     _check_filters(entry, images)
@@ -107,8 +107,8 @@ def read_set(entry: SetConfig, data: DataConfig) -> tuple[list[Frame], SetReport
         raise InputError(f"{path}: no structure is left", "drop fewer config_type values")
     report = SetReport(
         name=name,
-        path=str(path),
-        sha256=file_sha256(path),
+        path=path,
+        sha256=source.sha256,
         frames=len(frames),
         dropped=len(images) - len(frames),
         atoms=sum(len(frame.atoms) for frame in frames),
@@ -122,27 +122,31 @@ def read_sets(entries: Sequence[SetConfig], data: DataConfig) -> tuple[list[Fram
     """Read several files; sets of equal names get numbers."""
     frames: list[Frame] = []
     reports: list[SetReport] = []
-    used: Counter[str] = Counter()
-    for entry in entries:
+    for entry in numbered(entries):
         found, report = read_set(entry, data)
-        used[report.name] += 1
-        if used[report.name] > 1:
-            name = f"{report.name}-{used[report.name]}"
-            found, report = [replace(frame, set_name=name) for frame in found], replace(report, name=name)
         frames += found
         reports.append(report)
     return frames, reports
 
 
-def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+def numbered(entries: Sequence[SetConfig]) -> list[SetConfig]:
+    """Sets with their names; of equal names the second becomes ``name-2``, and so on."""
+    used: Counter[str] = Counter()
+    named = []
+    for entry in entries:
+        name = entry.name or set_name_of(entry.path)
+        used[name] += 1
+        named.append(replace(entry, name=name if used[name] == 1 else f"{name}-{used[name]}"))
+    return named
+
+
+def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[Sequence[Frame], list[Frame]]:
     """Seeded split, stratified by set and ``config_type``: (training, validation).
 
     Every stratum gives ``fraction`` of its structures, rounded so that the running total is right; strata of fewer
     than two structures give none.
     """
-    strata: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, frame in enumerate(frames):
-        strata[frame.set_name, frame.config_type].append(index)
+    strata = table_of(frames).strata()
     rng = np.random.default_rng([seed, 0x5011])
     chosen: set[int] = set()
     owed = 0.0
@@ -153,8 +157,11 @@ def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tup
         count = min(round(owed), len(members) - 1)
         owed -= count
         chosen.update(members[i] for i in order[:count])
-    train = [frame for index, frame in enumerate(frames) if index not in chosen]
-    return train, [frame for index, frame in enumerate(frames) if index in chosen]
+    rest = [index for index in range(len(frames)) if index not in chosen]
+    valid = [frames[index] for index in sorted(chosen)]
+    if hasattr(frames, "subset"):  # in a store: training stays there
+        return frames.subset(rest), valid
+    return [frames[index] for index in rest], valid
 
 
 def elements_of(frames: Sequence[Frame]) -> tuple[str, ...]:
@@ -178,41 +185,16 @@ def require_elements(frames: Sequence[Frame], elements: Sequence[str]) -> None:
 # --- one file -------------------------------------------------------------------------------------------------------
 
 
-def _read_images(path: Path) -> list[Atoms]:
-    import ase.io
-
-    if not path.is_file():
-        siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"no such file: {path}", suggestion(path.name, siblings) if siblings else None)
-    extended = any(path.name.endswith(suffix) for suffix in (".extxyz", ".extxyz.gz", ".xyz", ".xyz.gz"))
-    try:
-        images = ase.io.read(_text(path) if extended else path, index=":", format="extxyz" if extended else None)
-    except Exception as error:  # ASE's readers raise anything from IndexError to XYZError
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"cannot read structures from {path}: {text}", "is it extended XYZ?") from error
-    if not images:
-        raise InputError(f"{path}: the file holds no structure")
-    return images
-
-
-def _text(path: Path) -> io.StringIO:
-    """The whole file in memory: ASE seeks to every frame, which in a gzipped file means starting over each time."""
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            return io.StringIO(stream.read())
-    return io.StringIO(path.read_text(encoding="utf-8"))
-
-
 def _frame(atoms: Atoms, source: str, name: str, energy_key: str, data: DataConfig, entry: SetConfig) -> Frame:
     energy, found = _energy(atoms, energy_key)
-    forces = _label(atoms, data.forces_key, "forces")
+    forces = label_of(atoms, data.forces_key, "forces")
     if found is None and forces is None:
         wanted = data.energy_key or "energy"
         raise InputError(
             f"{source}: no label {wanted!r}; the structure has {', '.join(_available(atoms)) or 'no labels'}",
             "name the right ones with [data] energy_key, forces_key, stress_key",
         )
-    stress = _label(atoms, data.stress_key, "stress")
+    stress = label_of(atoms, data.stress_key, "stress")
     kind = _config_type(atoms)
     if kind in entry.drop_stress or not atoms.pbc.all():
         stress = None
@@ -248,7 +230,7 @@ def permissive_frame(atoms: Atoms, source: str, set_name: str, data: DataConfig)
         A label that cannot be one (wrong size, not a number).
     """
     energy, key = _energy(atoms, data.energy_key)
-    forces, stress = _label(atoms, data.forces_key, "forces"), _label(atoms, data.stress_key, "stress")
+    forces, stress = label_of(atoms, data.forces_key, "forces"), label_of(atoms, data.stress_key, "stress")
     size = len(atoms)
     if forces is not None and np.shape(forces) != (size, 3):
         raise InputError(f"{source}: forces of shape {np.shape(forces)} for {size} atoms")
@@ -280,7 +262,7 @@ def _check_finite(frame: Frame, energy: bool, forces: bool, stress: bool) -> Non
 def _energy(atoms: Atoms, key: str | None) -> tuple[float, str | None]:
     """Energy in eV and the key it was found under."""
     for name in (key,) if key else ENERGY_KEYS:
-        value = _label(atoms, name, name)
+        value = label_of(atoms, name, name)
         if value is not None:
             if np.ndim(value) != 0:
                 raise InputError(f"label {name!r} is not one number but {np.shape(value)}")
@@ -288,7 +270,7 @@ def _energy(atoms: Atoms, key: str | None) -> tuple[float, str | None]:
     return float("nan"), None
 
 
-def _label(atoms: Atoms, key: str | None, default: str) -> Any:
+def label_of(atoms: Atoms, key: str | None, default: str) -> Any:
     """A label from the attached results (read raw: ``get_forces`` would apply constraints), info or arrays."""
     name = key or default
     results = atoms.calc.results if atoms.calc is not None else {}
@@ -329,7 +311,17 @@ def _check_filters(entry: SetConfig, images: Sequence[Atoms]) -> None:
                 )
 
 
-def _set_name(path: Path) -> str:
-    """``mlearn-Cu/train.extxyz.gz`` -> ``mlearn-Cu``: names such as train say less than their folder."""
-    stem = path.name.split(".")[0]
-    return path.resolve().parent.name if stem in ("train", "test", "valid", "validation", "data") else stem
+def set_name_of(argument: str) -> str:
+    """``mlearn-Cu/train.extxyz.gz`` -> ``mlearn-Cu``: names such as train say less than their folder.
+
+    A query of a store keeps its text: ``runs.h5:set=train`` -> ``runs:set=train``.
+    """
+    from gracecli.run.structures import split_store
+
+    stored = split_store(argument)
+    if stored is not None:
+        path, query = stored
+        return f"{Path(path).stem}:{query}" if query else Path(path).stem
+    path_of_file = Path(argument)
+    stem = path_of_file.name.split(".")[0]
+    return path_of_file.resolve().parent.name if stem in ("train", "test", "valid", "validation", "data") else stem

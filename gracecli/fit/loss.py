@@ -26,14 +26,13 @@ The shape h is a plugin (:class:`gracecli.plugin.specs.LossSpec`): ``factory(del
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from gracecli.fit.batches import Labels
 from gracecli.fit.config import LossConfig
+from gracecli.fit.frametable import FrameTable
 
 LossFunction = Callable[[Any, Any], Any]
 
@@ -98,16 +97,11 @@ class LabelCounts:
         return {"energy": self.energy, "forces": self.forces, "stress": self.stress}
 
 
-def count_labels(frames_in_steps: list[list[Any]]) -> LabelCounts:
-    """Mean over steps of the weighted labels of their frames."""
-    steps = max(len(frames_in_steps), 1)
-    energy = forces = stress = 0.0
-    for frames in frames_in_steps:
-        for frame in frames:
-            energy += frame.weight * bool(np.isfinite(frame.energy))
-            forces += frame.weight * 3 * int(np.isfinite(frame.forces).all(axis=1).sum())
-            stress += frame.weight * int(np.isfinite(frame.stress).sum())
-    return LabelCounts(*(max(total / steps, 1e-12) for total in (energy, forces, stress)))
+def count_labels(table: FrameTable, plan: Sequence[Sequence[Sequence[int]]]) -> LabelCounts:
+    """Mean over the steps of a plan of the weighted labels of their frames."""
+    visited = [i for step in plan for members in step for i in members]
+    totals = table.weight[visited] @ table.labels[visited]
+    return LabelCounts(*(max(float(total) / max(len(plan), 1), 1e-12) for total in totals))
 
 
 class FitLoss:
@@ -121,14 +115,15 @@ class FitLoss:
 
     def __init__(self, config: LossConfig, counts: LabelCounts) -> None:
         factory = find_loss(config.kind)
-        self._terms = [
-            (factory(delta=getattr(config, f"{name}_delta")), getattr(config, name) / getattr(counts, name))
-            for name in ("energy", "forces", "stress")
-        ]
+        names = ("energy", "forces", "stress")
+        self.weights: tuple[float, float, float] = (config.energy, config.forces, config.stress)
+        self._terms = [(factory(delta=getattr(config, f"{name}_delta")), 1.0 / getattr(counts, name)) for name in names]
 
-    def __call__(self, energy: Any, forces: Any, stress: Any, labels: Labels) -> tuple[Any, Any, Any]:
-        """Terms of energy, forces and stress; their sum is the loss."""
-        (loss_e, w_e), (loss_f, w_f), (loss_s, w_s) = self._terms
+    def __call__(self, energy: Any, forces: Any, stress: Any, labels: Labels, weights: Any) -> tuple[Any, Any, Any]:
+        """Terms of energy, forces and stress, with weights w_E, w_F, w_S; their sum is the loss."""
+        (loss_e, w_e), (loss_f, w_f), (loss_s, w_s) = (
+            (function, factor * weights[k]) for k, (function, factor) in enumerate(self._terms)
+        )
         return (
             w_e * loss_e((energy - labels.energy) / labels.size, labels.energy_weight),
             w_f * loss_f(forces - labels.forces, labels.forces_weight[:, None]),

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from gracecli.engine.base import Array
 from gracecli.fit.config import LossConfig
@@ -108,6 +109,23 @@ def full_report(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> d
     report: dict[str, Any] = {"overall": errors(frames, predictions).to_dict()}
     for name, key in keys.items():
         report[name] = {group: e.to_dict() for group, e in grouped_errors(frames, predictions, key).items()}
+    report["forces_by_element"] = forces_by_element(frames, predictions)
+    return report
+
+
+def forces_by_element(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Errors of the forces on the atoms of every element: atoms, MAE and RMSE in meV/Å."""
+    found: dict[str, list[Array]] = {}
+    for frame, prediction in zip(frames, predictions, strict=True):
+        rest = prediction.forces - frame.forces
+        for z in np.unique(frame.atoms.numbers):
+            found.setdefault(chemical_symbols[z], []).append(rest[frame.atoms.numbers == z])
+    report = {}
+    for symbol, parts in sorted(found.items()):
+        values = np.concatenate(parts)
+        values = values[np.isfinite(values).all(axis=1)]
+        mae, rmse = _mean(np.abs(values)) * 1e3, float(np.sqrt(_mean(values**2))) * 1e3
+        report[symbol] = {"atoms": len(values), "mae": mae, "rmse": rmse}
     return report
 
 

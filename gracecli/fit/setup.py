@@ -16,7 +16,10 @@ from gracecli.fit.batches import GraphSet
 from gracecli.fit.config import FitConfig, expand
 from gracecli.fit.data import Frame, SetReport, elements_of, read_sets, require_elements, split_validation
 from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_reference, force_rms
+from gracecli.fit.sources import with_stored_splits
+from gracecli.fit.stream import stream_sets, worth_streaming
 from gracecli.fit.table import plain
+from gracecli.fit.weighting import apply_weighting
 from gracecli.model.blueprint import ScaleShift
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 class FitData:
     """Structures of a fit, and the model they are for."""
 
-    train: list[Frame]
+    train: Sequence[Frame]
     valid: list[Frame]
     test: list[Frame]
     reports: dict[str, list[SetReport]]
@@ -90,19 +93,29 @@ def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path |
 
     if not config.data.train:
         raise UsageError("no training data", "name files, or give [data] train")
-    sets: dict[str, list[Frame]] = {}
+    sets: dict[str, Sequence[Frame]] = {}
     reports: dict[str, list[SetReport]] = {}
+    data = with_stored_splits(config.data)
+    if data is not config.data:
+        names = [name for name in ("train", "valid", "test") if getattr(data, name)]
+        say(f"splits of the store: {', '.join(names)}")
     for name in ("train", "valid", "test"):
-        sets[name], reports[name] = read_sets(getattr(config.data, name), config.data)
+        entries = getattr(data, name)
+        if name == "train" and (data.stream == "always" or (data.stream == "auto" and worth_streaming(entries))):
+            sets[name], reports[name] = stream_sets(entries, data)
+            say("training structures stay in their stores and are read batch by batch")
+        else:
+            sets[name], reports[name] = read_sets(entries, data)
         for report in reports[name]:
             dropped = f", {report.dropped} dropped" if report.dropped else ""
             say(
                 f"{name} {report.name}: {report.frames} structures, {report.atoms} atoms{dropped}; "
                 f"energies from {report.energy_key!r}, {report.stresses} stresses"
             )
-    train, valid = sets["train"], sets["valid"]
-    if not config.data.valid and config.data.valid_fraction > 0:
-        train, valid = split_validation(train, config.data.valid_fraction, config.training.seed)
+    train, valid = sets["train"], list(sets["valid"])
+    if not data.valid and data.valid_fraction > 0:
+        seed = config.training.seed if data.split_seed is None else data.split_seed
+        train, valid = split_validation(train, data.valid_fraction, seed)
     start, tuning, heads = load_start(config), None, None
     if start is not None and config.tuning.strategy is not None:
         from gracecli.fit.tuning.start import prepare_start
@@ -117,27 +130,27 @@ def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path |
             reports["train"] = reports["train"] + old_reports
             heads = config.tuning.head, config.tuning.base_head
     elements = start.elements if start else config.model.elements or elements_of(train)
-    for frames in (train, valid, sets["test"]):
+    test = list(sets["test"])
+    for frames in (train, valid, test):
         require_elements(frames, elements)
     given = reference_of(start.blueprint) if start else config.model.reference
     reference = fit_reference(train, elements, given)
     if reference.warning:
         say(f"warning: {reference.warning}")
+    train, (valid, test) = apply_weighting(train, [valid, test], data)
     values = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in reference.energies.items())
     say(f"reference energies (eV/atom, {'fitted' if reference.fitted else 'given'}): {values}")
     say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")
     if start:
         scale = next((n.scale for n in start.blueprint.of_type(ScaleShift)), 1.0)
-        return FitData(
-            train, valid, sets["test"], reports, elements, start.blueprint, reference, scale, start, tuning, heads
-        )
+        return FitData(train, valid, test, reports, elements, start.blueprint, reference, scale, start, tuning, heads)
     scale = config.model.scale or force_rms(train)
     shifts = tuple(reference.energies[symbol] for symbol in elements)
     options = {**config.model.overrides, "scale": scale, "element_shifts": shifts}
     if config.model.cutoff is not None:
         options["cutoff"] = config.model.cutoff
     blueprint = preset(config.model.preset, elements, **options)
-    return FitData(train, valid, sets["test"], reports, blueprint.elements, blueprint, reference, scale)
+    return FitData(train, valid, test, reports, blueprint.elements, blueprint, reference, scale)
 
 
 def load_start(config: FitConfig) -> Model | None:

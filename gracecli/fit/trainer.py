@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gracecli.errors import GraceError, InputError, PhysicsError
-from gracecli.fit.batches import GraphSet, epoch_plan, fill_fraction, sequential_plan
+from gracecli.fit.batches import GraphSet, epoch_plan, fill_fraction, packed_steps, sequential_plan
 from gracecli.fit.checkpoint import (
     Checkpoint,
     FitState,
@@ -27,18 +27,21 @@ from gracecli.fit.checkpoint import (
 )
 from gracecli.fit.config import FitConfig, parse_time
 from gracecli.fit.data import Frame
+from gracecli.fit.lbfgs import LbfgsStoppedError, run_epoch
 from gracecli.fit.loss import FitLoss, count_labels
 from gracecli.fit.metrics import Prediction, errors, full_report, mean_loss
 from gracecli.fit.plots import plot_curves, plot_parity
 from gracecli.fit.progress import Progress, time_text
-from gracecli.fit.schedule import cosine_with_warmup, progress_of
+from gracecli.fit.schedule import ends_early, final_loss, learning_rate, loss_weights, progress_of
 from gracecli.fit.setup import FitData, build_adapter, build_network, model_metadata, prepare_data
 from gracecli.fit.table import write_log
+from gracecli.fit.tensorboard import EventLog
 from gracecli.fit.tuning.listing import make_listing
 from gracecli.fit.tuning.replay import LABELLED
 from gracecli.fit.tuning.start import PREPARED
 
-CHECKPOINT, MODEL, LOG, REPORT = "checkpoint.npz", "model.grace", "log.csv", "report.json"
+CHECKPOINT, MODEL, LOG = "checkpoint.npz", "model.grace", "log.csv"
+REPORT, PAGE = "report.json", "report.html"
 
 
 class TrainingInterrupted(GraceError):
@@ -149,6 +152,7 @@ class Trainer:
         self._build()
         self.state = FitState()
         self._best: dict[str, np.ndarray] = {}  # weights of the lowest validation loss
+        self.predictions: dict[str, list[Prediction]] = {}  # of the best weights, after the end
         self._clock = 0.0
         self._last_save = (0.0, 0)
         if resume:
@@ -182,11 +186,17 @@ class Trainer:
         self.network, self.blueprint = build_network(self.config, self.data, self.graphs.average_neighbours)
         self.capacities = self.graphs.capacities(training.batch_atoms)
         plan = epoch_plan(self.graphs, self.capacities, training.seed, 0, training.batches_per_step)
-        self.counts = count_labels([[self.data.train[i] for members in step for i in members] for step in plan])
+        self.counts = count_labels(self.graphs.table, plan)
         self.adapter = build_adapter(self.config, self.data, self.network)
         if self.data.tuning is not None:
             self._say.message(make_listing(self.config, self.data.tuning, self.network).summary())
-        self.optimizer = Optimizer(self.adapter.variables, training.clip_norm, training.weight_decay, training.ema)
+        self.optimizer = Optimizer(
+            self.adapter.variables,
+            training.clip_norm,
+            training.weight_decay,
+            training.ema,
+            amsgrad=training.optimizer == "amsgrad",
+        )
         self.compute = self.adapter.compute(FitLoss(self.config.loss, self.counts), training.radial, training.threads)
         atoms, rows = fill_fraction(self.graphs, plan, self.capacities)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.network.trainable_by_name.values())
@@ -247,14 +257,16 @@ class Trainer:
         self._clock = time.monotonic()
         self._last_save = (self._clock, self.state.step)
         self._stop.install()
+        self._events = EventLog(self.directory if self.config.output.tensorboard else None)
         try:
             begun = False
-            while self.state.epoch < epochs and not self._stop.due:
+            while self.state.epoch < epochs and not self._stop.due and not self.finished_early:
                 plan = self._plan(self.state.epoch)
                 if not begun:
                     self._say.begin(self.state.step, self.state.step + len(plan) * (epochs - self.state.epoch))
                     begun = True
-                if self._run_epoch(plan):
+                run = self._run_lbfgs if self.config.training.optimizer == "lbfgs" else self._run_epoch
+                if run(plan):
                     self._end_epoch(plan)
             self.save()
             if self._stop.signal_number is not None:
@@ -266,21 +278,29 @@ class Trainer:
         finally:
             self._stop.restore()
             self._say.close()
+            self._events.close()
             self.compute.close()
+
+    @property
+    def finished_early(self) -> bool:
+        """Whether the validation loss has not improved for ``early_stop`` validations."""
+        return ends_early(self.config.training, self.state.log)
 
     def _plan(self, epoch: int) -> list[list[tuple[int, ...]]]:
         training = self.config.training
+        epoch = 0 if training.optimizer == "lbfgs" else epoch  # one function to minimize
         return epoch_plan(self.graphs, self.capacities, training.seed, epoch, training.batches_per_step)
 
     def _run_epoch(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> bool:
         """Steps from the present position; False when the run has to stop before the end of the epoch."""
         state, training = self.state, self.config.training
+        coming = packed_steps(self.graphs, plan[state.position :], self.capacities)
         while state.position < len(plan):
             if self._stop.due:
                 return False
-            batches = [self.graphs.pack(members, self.capacities) for members in plan[state.position]]
+            batches = next(coming)
             progress = progress_of(state.epoch, state.position, len(plan), training.epochs)
-            gradients, terms = self.compute.gradients(batches)
+            gradients, terms = self.compute.gradients(batches, loss_weights(self.config, progress))
             moves = self.adapter.project(gradients)
             norm = self.optimizer.apply(moves, self._learning_rate(progress), state.step + 1)
             self.adapter.push()
@@ -299,8 +319,40 @@ class Trainer:
         return True
 
     def _learning_rate(self, progress: float) -> float:
-        training = self.config.training
-        return cosine_with_warmup(progress, training.learning_rate, training.final_learning_rate, training.warmup)
+        return learning_rate(self.config.training, progress, self.state.log)
+
+    def _run_lbfgs(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> bool:
+        """One epoch of L-BFGS; False, with the weights it began with, when the run has to stop before its end."""
+        state, training = self.state, self.config.training
+        progress = progress_of(state.epoch, 0, len(plan), training.epochs)
+        weights = loss_weights(self.config, progress)
+
+        def evaluate() -> tuple[list[Any], np.ndarray]:
+            self.adapter.push()
+            total: list[Any] = []
+            terms = np.zeros(3)
+            for batches in packed_steps(self.graphs, plan, self.capacities):
+                gradients, more = self.compute.gradients(batches, weights)
+                total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
+                terms = terms + more
+            return self.adapter.project([g / len(plan) for g in total]), terms / len(plan)
+
+        def step(loss: float) -> None:
+            if not np.isfinite(loss):
+                raise PhysicsError("the loss is not finite", "look for atoms on top of each other in the training data")
+            self._say.step(progress, state.epoch, loss)
+
+        try:
+            iterations, decay = training.lbfgs_iterations, training.weight_decay
+            done = run_epoch(self.optimizer, evaluate, iterations, decay, lambda: self._stop.due, step)
+            self.adapter.push()
+        except LbfgsStoppedError:
+            return False
+        state.step += done.iterations
+        state.sums = [float(value) * len(plan) for value in (*done.terms, done.norm)]
+        if self._after_step is not None:
+            self._after_step(state.step)
+        return True
 
     def _sources(self, step: Sequence[tuple[int, ...]]) -> str:
         names = [self.data.train[i].source for members in step for i in members]
@@ -328,13 +380,16 @@ class Trainer:
         state.log.append(row)
         state.epoch, state.position, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0, 0.0]
         write_log(self.directory / LOG, state.log)
+        self._events.epoch(row)
+        if training.optimizer == "lbfgs":
+            self._save_if_due()
         self._say.epoch(row, training.epochs, end)
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         predictions = self.predict(self.data.valid, self.optimizer.averaged())
-        loss = mean_loss(self.data.valid, predictions, self.config.loss)
+        loss = mean_loss(self.data.valid, predictions, final_loss(self.config))
         if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_epoch = loss, epoch
             self._best = self.optimizer.averaged()
@@ -364,7 +419,7 @@ class Trainer:
             energy, forces, stress = self.compute.predict(packed)
             offset = packed.batch.atom_offset
             for number, index in enumerate(members):
-                periodic = np.isfinite(graphs.graphs[index].volume)
+                periodic = np.isfinite(packed.batch.volumes[number])
                 found[index] = Prediction(
                     float(energy[number]),
                     forces[offset[number] : offset[number + 1]],
@@ -382,6 +437,7 @@ class Trainer:
 
     def _finish(self) -> FitResult:
         """Errors of the best model, its file, and the pictures."""
+        from gracecli.fit.page import write_page
         from gracecli.fit.table import write_report
 
         best = self._best or self.optimizer.averaged()
@@ -391,12 +447,13 @@ class Trainer:
             if frames:
                 predictions = self.predict(frames, best)
                 metrics[name] = full_report(frames, predictions)
+                self.predictions[name] = predictions
                 shown["validation" if name == "valid" else name] = (frames, predictions)
         self._write_model(best, metrics)
         if self.state.log:
             plot_curves(self.state.log, self.directory / "curves.png", self.state.best_epoch)
         plot_parity(shown, self.directory / "parity.png")
-        completed = self.state.epoch >= self.config.training.epochs
+        completed = self.state.epoch >= self.config.training.epochs or self.finished_early
         result = FitResult(
             completed=completed,
             directory=self.directory,
@@ -410,5 +467,7 @@ class Trainer:
             parameters=self.parameters,
         )
         write_report(self.directory / REPORT, result, self.config)
+        title = self.config.output.name or f"{self.config.model.preset} {'-'.join(self.data.elements)}"
+        write_page(self.directory / PAGE, result, self.config, title, self.data.reports)
         self._say.message(f"{'done' if completed else 'time limit reached'} after {time_text(self.state.seconds)}")
         return result

@@ -15,6 +15,7 @@ _COMMANDS = {
     "elastic": ("Structures", "Elastic constants of crystals, moduli, Born stability."),
     "eos": ("Structures", "Equation of state of crystals: volume and bulk modulus."),
     "predict": ("Structures", "Energies, forces and stresses, and errors against labels."),
+    "check": ("Training", "Tell whether labelled structures are fit to be trained on."),
     "fit": ("Training", "Train a model on your data."),
     "distill": ("Training", "Fit a small model to what a large one says."),
     "store": ("Data", "Keep structures, labels and results in one file."),

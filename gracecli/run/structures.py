@@ -158,7 +158,7 @@ def stream_structures(argument: str) -> Iterator[Structure | GraceError]:
         streamed = False
     if streamed and (index is None or isinstance(index, slice)):
         yield from _stream_extxyz(argument, path, index)
-    elif (split := _split_store(argument)) is not None:
+    elif (split := split_store(argument)) is not None:
         yield from _stream_store(argument, *split)
     else:
         yield from read_structures(argument)
@@ -224,7 +224,7 @@ def format_of(path: Path, read: bool = True) -> str:
 
 def _from_store(argument: str) -> list[Structure | GraceError] | None:
     """Structures of ``store.h5`` or ``store.h5:QUERY``; None when the argument is something else."""
-    split = _split_store(argument)
+    split = split_store(argument)
     if split is None:
         return None
     path, query = split
@@ -246,7 +246,7 @@ def _from_store(argument: str) -> list[Structure | GraceError] | None:
     return found
 
 
-def _split_store(argument: str) -> tuple[str, str] | None:
+def split_store(argument: str) -> tuple[str, str] | None:
     """Path and query of ``store.h5`` or ``store.h5:QUERY``."""
     path, separator, query = argument.partition(":")
     if Path(argument).exists() or not separator:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gracecli.fit.batches import GraphSet, epoch_order, epoch_plan, fill_fraction
-from gracecli.fit.config import DataConfig, SetConfig
+from gracecli.fit.config import DataConfig, SetConfig, TrainingConfig
 from gracecli.fit.data import read_sets
-from gracecli.fit.schedule import cosine_with_warmup, progress_of
+from gracecli.fit.schedule import learning_rate, progress_of
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,12 @@ def test_labels_of_missing_kinds_weigh_nothing(graphs, frames):
 
 
 def test_schedule():
-    rates = [cosine_with_warmup(progress_of(e, p, 10, 20), 1.0, 0.1, 0.1) for e in range(20) for p in range(10)]
+    cosine = TrainingConfig(learning_rate=1.0, final_learning_rate=0.1, warmup=0.1)
+    rates = [learning_rate(cosine, progress_of(e, p, 10, 20)) for e in range(20) for p in range(10)]
     peak = int(np.argmax(rates))
     assert peak == 20  # a tenth of 200 steps
     assert rates[peak] == pytest.approx(1.0)
     assert rates[0] == pytest.approx(0.01)
     assert (np.diff(rates[peak:]) < 0).all()
-    assert cosine_with_warmup(1.0, 1.0, 0.1, 0.1) == pytest.approx(0.1)
-    assert cosine_with_warmup(0.0, 1.0, 0.1, 0.0) == pytest.approx(1.0)
+    assert learning_rate(cosine, 1.0) == pytest.approx(0.1)
+    assert learning_rate(replace(cosine, warmup=0.0), 0.0) == pytest.approx(1.0)

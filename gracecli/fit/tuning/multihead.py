@@ -41,15 +41,13 @@ class HeadBatch(FitBatch):
 class HeadGraphSet(GraphSet):
     """Frames of several heads; those of two heads never share a batch."""
 
-    def __init__(self, frames: Sequence[Frame], cutoff: float, elements: Sequence[str]) -> None:
-        super().__init__(frames, cutoff, elements)
-        self.heads = [head_of(frame) for frame in self.frames]
-        self.classes: Any = np.asarray(self.classes) + 2 * np.array(self.heads, dtype=np.int8)
+    def _class_of(self, frame: Frame, elements: int) -> int:
+        return super()._class_of(frame, elements) + 2 * head_of(frame)
 
     def pack(self, members: Sequence[int], capacities: Mapping[int, Capacity]) -> HeadBatch:
         """Pack frames of one class into one batch."""
         packed = super().pack(members, capacities)
-        return HeadBatch(packed.batch, packed.labels, packed.members, self.heads[members[0]])
+        return HeadBatch(packed.batch, packed.labels, packed.members, head_of(self.frames[members[0]]))
 
 
 class HeadsCompute:

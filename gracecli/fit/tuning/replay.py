@@ -82,7 +82,7 @@ def _split(
     weight = config.tuning.replay_weight
     named = [replace(f, set_name=PREFIX + f.set_name, weight=f.weight * weight) for f in frames]
     train, valid = split_validation(named, config.data.valid_fraction, config.training.seed)
-    return train, valid, [replace(report, name=PREFIX + report.name) for report in reports]
+    return list(train), valid, [replace(report, name=PREFIX + report.name) for report in reports]
 
 
 def _known(start: Start) -> list[str]:

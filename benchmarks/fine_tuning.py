@@ -41,6 +41,7 @@ VARIANTS = {  # label: (strategy, replay, learning rate)
     "frozen": ("frozen", None, 1e-2),
     "replay, labelled": ("replay", "labelled", 2e-3),
     "replay, pseudo-labels": ("replay", "pseudo", 2e-3),
+    "replay, pseudo-labelled crystals": ("replay", "unaries", 2e-3),
 }
 """frozen-messages is frozen here: no element of the new data is old. Few weights stand a larger learning rate."""
 
@@ -98,15 +99,16 @@ class Study:
         if replay == "labelled":
             tuning["replay"] = [str((self.folder / "old.extxyz").resolve())]
         elif replay == "pseudo":
+            tuning["replay_structures"] = [str((self.folder / "old.extxyz").resolve())]
+        elif replay == "unaries":
             tuning["augment"] = ["unaries"]
-        batches = 2 if replay else 1
         return {
             "data": {"train": [str((self.folder / "new.extxyz").resolve())], "valid_fraction": 0.0},
             "model": {"start": "grace-1l-9el"},
             "tuning": tuning,
             "training": {
                 "epochs": self.arguments.epochs, "learning_rate": rate, "precision": "fp32",
-                "final_learning_rate": 2e-5, "batches_per_step": batches,
+                "final_learning_rate": 2e-5,
             },
             "output": {"directory": directory},
         }  # fmt: skip

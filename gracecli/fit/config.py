@@ -481,7 +481,8 @@ def _check_tuning(config: FitConfig, where: str) -> None:
     if tuning.strategy is not None and tuning.strategy not in STRATEGIES:
         hint = suggestion(tuning.strategy, STRATEGIES)
         raise UsageError(f"{where} [tuning.strategy]: no strategy is called {tuning.strategy!r}", hint)
-    if (tuning.strategy is None) != (config.model.start is None) and tuning != TuningConfig():
+    incomplete = tuning.strategy is None or config.model.start is None
+    if incomplete and tuning != TuningConfig():
         raise UsageError(f"{where} [tuning]: fine-tuning needs a model to start from and a strategy", "--from MODEL")
     for kind in tuning.augment:
         if kind not in AUGMENT:

@@ -16,6 +16,7 @@ from gracecli.model.heads import head_names, join_heads, select_head
 from gracecli.model.modelfile import Model, load_model, save_model
 from gracecli.model.presets import initial_weights, preset
 from gracecli.model.reduce import cast, reduce_elements
+from gracecli.registry.information import model_information
 from gracecli.registry.resolve import resolve_model
 
 SIZES = {
@@ -119,6 +120,12 @@ def test_elements_and_precision_of_all_heads_change_together(joined, levels):
     single = cast(joined, "fp32")
     assert select_head(single, "pbe").sha256() == cast(levels["pbe"], "fp32").sha256()
     assert single.heads["pbe"].metadata["level_of_theory"] == "level 2"
+
+
+def test_information_names_the_heads(path, levels, tmp_path):
+    assert model_information(str(path))["heads"] == ["r2scan", "pbe"]
+    chosen = model_information(f"{path}#pbe")
+    assert (chosen["level_of_theory"], "heads" in chosen) == ("level 2", False)
 
 
 def test_heads_that_are_not_there(path, levels, tmp_path):

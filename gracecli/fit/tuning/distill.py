@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +186,12 @@ def label_all(
     if more:
         say(f"augmented by {len(more)} structures ({', '.join(config.augment)})")
     found = []
+    start = time.monotonic()
     for structures in (as_written([*material.train, *more]), as_written(material.held_out)):
         results = ask(structures)
         found.append([labelled_copy(a, r) for a, r in zip(structures, results, strict=True)])
+    count, atoms = sum(map(len, found)), sum(len(a) for labelled in found for a in labelled)
+    say(f"the teacher labelled {count} structures ({atoms} atoms) in {time.monotonic() - start:.1f} s")
     return found[0], found[1]
 
 

@@ -32,7 +32,7 @@ PREFIX = "replay "
 
 def replay_frames(
     config: FitConfig, start: Start, prepared: Path | None, say: Callable[[str], None]
-) -> tuple[list[Frame], list[Frame], list[SetReport]]:
+) -> tuple[Sequence[Frame], list[Frame], list[SetReport]]:
     """Training and validation frames of the base head, and where they come from.
 
     Parameters
@@ -78,7 +78,7 @@ def replay_frames(
 
 def _split(
     config: FitConfig, frames: Sequence[Frame], reports: Sequence[SetReport]
-) -> tuple[list[Frame], list[Frame], list[SetReport]]:
+) -> tuple[Sequence[Frame], list[Frame], list[SetReport]]:
     weight = config.tuning.replay_weight
     named = [replace(f, set_name=PREFIX + f.set_name, weight=f.weight * weight) for f in frames]
     train, valid = split_validation(named, config.data.valid_fraction, config.training.seed)

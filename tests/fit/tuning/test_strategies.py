@@ -140,6 +140,8 @@ def test_settings_of_fine_tuning_are_checked(tune, silver, base):
     assert "frozen" in str(caught.value.hint)
     with pytest.raises(UsageError, match="needs a model to start from"):
         make_config({**tune(silver, "naive"), "model": {}})
+    with pytest.raises(UsageError, match="needs a model to start from"):
+        make_config({**tune(silver, "naive"), "model": {}, "tuning": {"rank": 3}})
     with pytest.raises(UsageError, match="unknown key 'rnak'"):
         make_config(tune(silver, "lora", tuning={"rnak": 3}))
     assert set(STRATEGIES) == {"naive", "frozen", "frozen-messages", "readout", "lora", "replay"}

@@ -81,6 +81,7 @@ def test_early_stop_ends_a_run_that_gains_nothing(copper, tmp_path, settings):
 def test_page_and_events(copper, tmp_path, settings):
     from html.parser import HTMLParser
 
+    from tensorflow import make_ndarray
     from tensorflow.core.util.event_pb2 import Event
     from tensorflow.python.lib.io.tf_record import tf_record_iterator
 
@@ -111,7 +112,7 @@ def test_page_and_events(copper, tmp_path, settings):
         event = Event.FromString(record)
         for value in event.summary.value:
             assert value.metadata.plugin_data.plugin_name == "scalars"
-            tags.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
+            tags.setdefault(value.tag, []).append((event.step, float(make_ndarray(value.tensor))))
     log = load_checkpoint(tmp_path / "checkpoint.npz").state.log
     assert [step for step, _ in tags["train/loss"]] == [1, 2, 3]
     assert tags["valid/forces_mae"][-1][1] == pytest.approx(log[-1]["valid_forces_mae"], rel=1e-6)

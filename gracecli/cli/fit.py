@@ -24,7 +24,9 @@ _POSITIVE = click.IntRange(min=1)
 @click.command(context_settings={"show_default": False})
 @click.argument("inputs", nargs=-1, metavar="CONFIG.toml | TRAIN...")
 @click.option("--init", is_flag=True, help="Write a settings file with all keys and defaults [default: fit.toml].")
-@click.option("--preset", metavar="NAME", help="Model: fs, 1l, 2l with -small, -medium, -large.  [default: 1l-small]")
+@click.option(
+    "--preset", metavar="NAME", help="Model: fs, 1l, 2l, linear with -small, -medium, -large.  [default: 1l-small]"
+)
 @click.option("--elements", metavar="A,B,...", help="Elements of the model.  [default: those of the training data]")
 @click.option("--cutoff", type=float, metavar="Å", help="Cutoff radius.  [default: the preset's]")
 @click.option("--valid", multiple=True, metavar="FILE", help="Validation structures; may be repeated.")
@@ -91,13 +93,13 @@ def command(
         return
     _limit_threads(config.training.threads)
     from gracecli.fit.progress import Progress
-    from gracecli.fit.trainer import Trainer
+    from gracecli.fit.start import create_trainer
 
     if seeds is not None:
         _run_ensemble(config, _seeds(seeds), resume, force, as_json)
         return
     progress = Progress(quiet=verbosity() < 0)
-    result = Trainer(config, progress, resume=resume, force=force).run()
+    result = create_trainer(config, progress, resume=resume, force=force).run()
     if as_json:
         _emit(result)
     else:

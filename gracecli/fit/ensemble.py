@@ -20,8 +20,9 @@ from gracecli.fit.config import FitConfig
 from gracecli.fit.data import Frame
 from gracecli.fit.metrics import UNITS, Prediction, errors
 from gracecli.fit.progress import Progress
+from gracecli.fit.start import create_trainer
 from gracecli.fit.table import plain
-from gracecli.fit.trainer import FitResult, Trainer
+from gracecli.fit.trainer import FitResult
 
 SUMMARY = "ensemble.json"
 Predictions = dict[str, list[Prediction]]
@@ -80,7 +81,7 @@ def run_ensemble(
     for seed in seeds:
         chosen = member_config(config, seed, seeds[0])
         begun = (Path(chosen.output.directory) / "checkpoint.npz").exists()
-        trainer = Trainer(chosen, progress(seed), resume=resume and begun, force=force)
+        trainer = create_trainer(chosen, progress(seed), resume=resume and begun, force=force)
         members.append(trainer.run())
         predictions.append(trainer.predictions)
         frames = {"valid": trainer.data.valid, "test": trainer.data.test}

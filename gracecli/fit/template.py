@@ -55,7 +55,7 @@ _COMMENTS = {
     "data.weighting_width": "eV/atom above the hull at which the weight is a quarter",
     "data.split_seed": "of the validation split; default: training.seed",
     "model": "What is trained.",
-    "model.preset": "fs, 1l, 2l with -small, -medium, -large; linear",
+    "model.preset": "fs, 1l, 2l, linear with -small, -medium, -large",
     "model.start": "model to go on from; preset, cutoff, reference and scale then come from it",
     "model.elements": "default: those of the training data",
     "model.cutoff": "Å; default: the preset's",

@@ -9,6 +9,9 @@ Lysogorskiy et al., arXiv:2508.17936)::
     2l   layer one as 1l with equivariant AAA, AAAA; I = reduce(reduce[A, AA, AAA, AAAA]) is sent to the neighbours,
          B = reduce[Y I, B0]; then B1, BB, BBB, BBBB as above; E = MLP(norm(rho_1) + norm(rho_2)) + element shift
 
+``linear`` is fs with one density that enters linearly; its radial functions stay as they are drawn, so that all its
+weights come from one linear system (:mod:`gracecli.fit.linear`).
+
 There are two generations. ``1l-small`` and ``2l-small`` are of the first (tanh networks, envelope p = 5, AAA = AA1 x A,
 one normalised readout without element shift), the others of the second; this reproduces the parameter counts of
 Table III. ``generation=`` chooses the other one.
@@ -62,8 +65,13 @@ class Sizes:
 
 
 _FS = Sizes(lmax=(5, 5, 4, 3), n_radial=(20, 15, 10, 5), n_basis=20, embedding=64)
+_LINEAR = Sizes(
+    cutoff=6.0, lmax=(4, 4, 4, 3), n_radial=(24, 24, 24, 12), n_basis=10, embedding=8, fs_parameters=((1.0, 1.0),)
+)
 _1L = Sizes(lmax=(4,), n_radial=(32,), n_product=(32,))
 _2L = Sizes(lmax=(4, 3), n_radial=(32, 32), n_product=(32, 32))
+
+_OF_FS = ("fs", "linear")
 
 PRESETS: dict[str, Sizes] = {
     "fs-small": replace(_FS, cutoff=7.0, order=3, lmax=(5, 5, 4), n_radial=(20, 15, 10), embedding=32),
@@ -72,6 +80,9 @@ PRESETS: dict[str, Sizes] = {
         _FS, cutoff=7.0, n_radial=(20, 20, 15, 10), embedding=72,
         fs_parameters=((1.0, 1.0), (1.0, 0.5), (1.0, 2.0), (1.0, 0.75), (1.0, 1.5)),
     ),
+    "linear-small": replace(_LINEAR, n_radial=(16, 16, 16, 6), n_basis=8, lmax=(3, 3, 3, 2)),
+    "linear-medium": _LINEAR,
+    "linear-large": replace(_LINEAR, n_radial=(40, 40, 40, 24), n_basis=12),
     "1l-small": replace(_1L, generation=1),
     "1l-medium": replace(_1L, n_density=16, n_basis=10),
     "1l-large": replace(_1L, n_product=(64,), n_density=16, n_basis=10),
@@ -108,9 +119,9 @@ def preset_sizes(name: str, **overrides: Any) -> Sizes:
     sizes = replace(default, **values)
     for key in ("lmax", "n_radial", "n_product"):
         wanted, given = len(getattr(default, key)), len(getattr(sizes, key))
-        if given != wanted and not name.startswith("fs"):
+        if given != wanted and not name.startswith(_OF_FS):
             raise UsageError(f"preset {name}: {key} needs {wanted} value{'s' * (wanted > 1)}, not {given}")
-    if sizes.generation == 1 and not name.startswith("fs"):
+    if sizes.generation == 1 and not name.startswith(_OF_FS):
         sizes = _first_generation_channels(name, sizes, "n_product" in values)
     return sizes
 
@@ -140,7 +151,7 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
     """
     sizes = preset_sizes(name, **overrides)
     if sizes.envelope_p is None:
-        sizes = replace(sizes, envelope_p=5 if sizes.generation == 1 or name.startswith("fs") else 16)
+        sizes = replace(sizes, envelope_p=5 if sizes.generation == 1 or name.startswith(_OF_FS) else 16)
     symbols = _checked_elements(elements)
     if sizes.order not in (1, 2, 3, 4):
         raise UsageError(f"products of order {sizes.order}", "choose order 1, 2, 3 or 4")
@@ -161,13 +172,13 @@ def preset(name: str, elements: Sequence[str], **overrides: Any) -> bp.Blueprint
         )  # fmt: skip
     else:
         basis = "RadialBasis"
-        kind = "SBessel" if name.startswith("fs") else "Cheb"
+        kind = "SBessel" if name.startswith(_OF_FS) else "Cheb"
         nodes.append(
             bp.RadialBasis(
                 name=basis, basis=kind, n_functions=sizes.n_basis, cutoff=sizes.cutoff, envelope_p=sizes.envelope_p
             )
         )
-    build = {"fs": _fs, "1l": _one_layer, "2l": _two_layers}[name.split("-")[0]]
+    build = {"fs": _fs, "linear": _linear, "1l": _one_layer, "2l": _two_layers}[name.split("-")[0]]
     build(nodes, basis, symbols, sizes)
     nodes.extend(_shifts(name, symbols, sizes))
     return bp.Blueprint(tuple(nodes))
@@ -242,6 +253,32 @@ def _fs(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: Sizes
         names.append("AAAA")
     nodes.append(bp.InitialEnergy(name="atomic_energy"))
     nodes.append(_densities("E", names, len(sizes.fs_parameters)))
+    nodes.append(bp.FinnisSinclairReadout(name="FSOut2ScalarTarget", sources=("E",), parameters=sizes.fs_parameters))
+
+
+def _linear(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: Sizes) -> None:
+    """As _fs, with all couplings up to lmax."""
+    order, lmax, n = sizes.order, sizes.lmax, sizes.n_radial
+    if len(lmax) < order or len(n) < order:
+        raise UsageError(f"preset linear of order {order} needs {order} values of lmax and n_radial")
+    nodes.append(bp.LinearRadial(name="R", basis=basis, n_radial=n[0], lmax=lmax[0]))
+    _common(nodes, symbols, sizes)
+    nodes.append(
+        bp.Density(name="A", radial="R", harmonics="Y", embedding="Z", average_neighbours=sizes.average_neighbours)
+    )
+    names = ["A"]
+    if order >= 2:
+        nodes.append(_product("AA", "A", "A", lmax[1], lmax[1], crop=n[1]))
+        names.append("AA")
+    if order >= 3:
+        nodes.append(_product("AAA", "AA", "A", lmax[2], 0, crop=n[2]))
+        names.append("AAA")
+    if order >= 4:
+        limits = {"lmax_left": lmax[3], "lmax_right": lmax[3], "history_left": lmax[3], "history_right": lmax[3]}
+        nodes.append(_product("AAAA", "AA", "AA", lmax[3], 0, crop=n[3], **limits))
+        names.append("AAAA")
+    nodes.append(bp.InitialEnergy(name="atomic_energy"))
+    nodes.append(_densities("E", names, 1))
     nodes.append(bp.FinnisSinclairReadout(name="FSOut2ScalarTarget", sources=("E",), parameters=sizes.fs_parameters))
 
 
@@ -380,7 +417,7 @@ def _two_layers(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], size
 def _shifts(name: str, symbols: tuple[str, ...], sizes: Sizes) -> list[bp.Node]:
     """Scale, shifts and the repulsion, in the published order."""
     nodes: list[bp.Node] = []
-    fs, first = name.startswith("fs"), sizes.generation == 1
+    fs, first = name.startswith(_OF_FS), sizes.generation == 1
     if fs or first or sizes.scale != 1.0 or sizes.element_shifts is not None:
         nodes.append(
             bp.ScaleShift(name="ConstantScaleShiftTarget", scale=sizes.scale, element_shifts=sizes.element_shifts)

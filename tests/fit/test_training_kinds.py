@@ -81,6 +81,7 @@ def test_early_stop_ends_a_run_that_gains_nothing(copper, tmp_path, settings):
 def test_page_and_events(copper, tmp_path, settings):
     from html.parser import HTMLParser
 
+    from tensorflow import make_ndarray
     from tensorflow.core.util.event_pb2 import Event
     from tensorflow.python.lib.io.tf_record import tf_record_iterator
 

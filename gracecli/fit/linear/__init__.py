@@ -1,0 +1,1 @@
+"""Models that are linear in all their weights, solved directly instead of trained: presets ``linear-*``."""

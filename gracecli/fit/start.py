@@ -1,0 +1,20 @@
+"""The trainer that settings call for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gracecli.fit.config import FitConfig
+from gracecli.fit.trainer import Trainer
+
+
+def create_trainer(config: FitConfig, *arguments: Any, **options: Any) -> Trainer:
+    """A :class:`Trainer`, or the one that solves linear models directly; parameters as of both."""
+    if config.model.start is None and config.model.preset.startswith("linear"):
+        from gracecli.quiet import import_tensorflow
+
+        import_tensorflow()
+        from gracecli.fit.linear.trainer import LinearTrainer
+
+        return LinearTrainer(config, *arguments, **options)
+    return Trainer(config, *arguments, **options)

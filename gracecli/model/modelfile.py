@@ -4,6 +4,7 @@ Layout, version 1::
 
     /            attrs: format = "gracecli-model", version, blueprint (JSON), metadata (JSON)
     /weights     one dataset per variable, path = node/path of the variable, fletcher32 checksums
+    /grade       optional: extrapolation grade (:mod:`gracecli.model.gradefile`), with a version of its own
 
 Readable without TensorFlow. Older versions are upgraded in memory by the chain :data:`UPGRADES`.
 """
@@ -15,13 +16,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gracecli.errors import InputError, ModelError
 from gracecli.files import write_atomically
 from gracecli.model.blueprint import Blueprint
+
+if TYPE_CHECKING:
+    from gracecli.model.grade import ExtrapolationGrade
 
 FORMAT = "gracecli-model"
 VERSION = 1
@@ -42,11 +46,14 @@ class Model:
         ``node/path`` -> array.
     metadata : dict
         JSON values: name, precision (``float64``/``float32``), level_of_theory, licence, citation, training, metrics.
+    grade : ExtrapolationGrade, optional
+        Tells how far atoms lie outside the data of the model.
     """
 
     blueprint: Blueprint
     weights: Mapping[str, np.ndarray]
     metadata: dict[str, Any] = field(default_factory=dict)
+    grade: ExtrapolationGrade | None = None
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -78,7 +85,7 @@ class Model:
         return pair_cutoff_matrix(self.blueprint, self.weights)
 
     def sha256(self) -> str:
-        """Identity of blueprint and weights (metadata left out)."""
+        """Identity of blueprint and weights (metadata and grade left out)."""
         return content_sha256(self.blueprint.to_json(), self.weights)
 
 
@@ -107,6 +114,8 @@ def save_model(path: str | Path, model: Model, overwrite: bool = False) -> Path:
     """
     import h5py
 
+    from gracecli.model.gradefile import write_section
+
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already", "choose another name or pass --force")
@@ -121,6 +130,8 @@ def save_model(path: str | Path, model: Model, overwrite: bool = False) -> Path:
             for name, value in model.weights.items():
                 array = np.asarray(value)
                 group.create_dataset(name, data=array, fletcher32=array.ndim > 0)
+            if model.grade is not None:
+                write_section(file, model.grade)
 
     write_atomically(path, write)
     return path
@@ -135,6 +146,8 @@ def load_model(path: str | Path) -> Model:
         Missing, not a model file, damaged, or written by a newer gracecli.
     """
     import h5py
+
+    from gracecli.model.gradefile import read_section
 
     path = Path(path)
     if not path.is_file():
@@ -154,6 +167,7 @@ def load_model(path: str | Path) -> Model:
                 "blueprint": str(file.attrs["blueprint"]),
                 "metadata": json.loads(str(file.attrs["metadata"])),
                 "weights": {k: np.asarray(v) for k, v in weights.items()},
+                "grade": read_section(file, path),
             }
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: damaged model file: {error}", "fetch or convert it again") from error
@@ -166,7 +180,8 @@ def load_model(path: str | Path) -> Model:
     intact = recorded is None or recorded == content_sha256(content["blueprint"], content["weights"])
     while content["version"] < VERSION:
         content = UPGRADES[content["version"]](content)
-    model = Model(Blueprint.from_json(content["blueprint"]), content["weights"], content["metadata"])
+    blueprint = Blueprint.from_json(content["blueprint"])
+    model = Model(blueprint, content["weights"], content["metadata"], content.get("grade"))
     if not intact:
         raise ModelError(f"{path}: blueprint and weights do not match the recorded sha256", "fetch or convert it again")
     return model

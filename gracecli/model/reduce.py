@@ -152,7 +152,8 @@ def reduce_elements(model: Model, elements: Sequence[str]) -> Model:
     weights = {name: _reduced_weight(model, name, value, keep) for name, value in model.weights.items()}
     blueprint = bp.Blueprint(nodes)
     metadata = {**model.metadata, "elements": list(kept), "reduced_from": _origin(model)}
-    reduced = Model(blueprint, weights, metadata)
+    grade = None if model.grade is None else model.grade.of_elements(keep)
+    reduced = Model(blueprint, weights, metadata, grade)
     return replace(reduced, metadata={**metadata, "cutoff": reduced.cutoff})
 
 
@@ -210,7 +211,7 @@ def cast(model: Model, precision: str) -> Model:
     metadata = {**model.metadata, "precision": dtype.name}
     if "param_dtype" in metadata:
         metadata["param_dtype"] = dtype.name
-    return Model(model.blueprint, weights, metadata)
+    return Model(model.blueprint, weights, metadata, model.grade)
 
 
 def _always_double(model: Model, name: str) -> bool:

@@ -21,6 +21,7 @@ from grace_native.library import couplings, default_threads, instruction_set, lo
 from grace_native.lowering import Lowering
 from gracecli.engine.base import Array, Graph, IntArray, Results
 from gracecli.engine.bonds import Bonds, NearBonds
+from gracecli.engine.grading import with_gamma
 from gracecli.errors import InputError, UsageError
 from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
@@ -59,6 +60,13 @@ class NativeEngine:
     keep_bytes : int
         Memory for values kept between passes; 0 always recomputes them.
 
+    Attributes
+    ----------
+    grade : ExtrapolationGrade or None
+        Of the model.
+    gamma : bool
+        Whether evaluations return extrapolation grades; may be set.
+
     Raises
     ------
     UsageError
@@ -96,6 +104,8 @@ class NativeEngine:
         self.keep_bytes = int(keep_bytes)
         self._index = {atomic_numbers[e]: i for i, e in enumerate(self.elements)}
         self._pair_cutoff = pair_cutoff_function(model)
+        self.grade = model.grade
+        self.gamma = False
         self._present: list[int] = []
         self._lock = threading.Lock()
         self._compiled: Any = None
@@ -163,7 +173,7 @@ class NativeEngine:
         if self._compiled is not None and wanted == self._present:
             return
         start = perf_counter()
-        self._lowering = Lowering(self.model, wanted, couplings(), self.precision, self.radial == "exact")
+        self._lowering = Lowering(self.model, wanted, couplings(), self.precision, self.radial == "exact", True)
         code, data = self._lowering.build().encode()
         self._compiled = self._library.engine(code, data, self.precision == "fp32")
         self._present = wanted
@@ -189,14 +199,21 @@ class NativeEngine:
         other = np.ascontiguousarray(other, dtype=np.int32)
         exact = self._exact_radials(species, np.asarray(centre), other, vectors)
         energies, forces, virials = np.empty(total), np.empty((total, 3)), np.empty((total, 9))
+        graded = self.gamma and self.grade is not None
+        made = np.empty((total, self._compiled.feature_columns() if graded else 0))
         self._compiled.evaluate(
-            species, first, other, vectors, energies, forces, virials, self.threads, self.keep_bytes
+            species, first, other, vectors, energies, forces, virials, made, self.threads, self.keep_bytes
         )
         del exact
-        return [
+        results = [
             _result(graph, energies[a:b], forces[a:b], virials[a:b])
             for graph, a, b in zip(graphs, offsets[:-1], offsets[1:], strict=True)
         ]
+        if not graded:
+            return results
+        assert self.grade is not None and self._lowering is not None and self._lowering.features is not None
+        projected, squares = self._lowering.features.sums(made)
+        return with_gamma(results, self.grade, np.array(self._present)[species], projected, squares)
 
     def _exact_radials(self, species: IntArray, centre: IntArray, other: IntArray, vectors: Array) -> list[Array]:
         """Hand exact radial functions of all bonds to C++ (which keeps no copy: the arrays must outlive the call)."""

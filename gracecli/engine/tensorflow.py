@@ -186,6 +186,19 @@ class TensorFlowEngine:
         species = batch.elements[batch.species[:real]]
         return with_gamma(results, self.grade, species, *(f[:real] for f in features))
 
+    def features(self, graphs: Sequence[Graph]) -> tuple[Array, IntArray]:
+        """Features of extrapolation grades of all atoms, (N, D), and their elements (numbers of the model), (N,)."""
+        if self.grade is None:
+            raise no_grade(self)
+        found, species = [], []
+        for group in _groups(graphs, MAX_BATCH_COST):
+            batch = pack(group, self._index, self.ladder.choose(required_shape(group)))
+            real = int(batch.atom_offset[-1])
+            _, _, projected, squares = self._run(batch, "graded")
+            found.append(self.grade.feature(projected[:real], squares[:real]))
+            species.append(batch.elements[batch.species[:real]])
+        return np.concatenate(found), np.concatenate(species)
+
     def invariants(self, graphs: Sequence[Graph]) -> Array:
         """Invariants B that enter the energy, (atoms of all graphs, D_b) (:mod:`gracecli.model.grade`)."""
         from gracecli.model.network import batch_tensors

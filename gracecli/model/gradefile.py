@@ -166,7 +166,9 @@ def write_published(path: Path, grade: ExtrapolationGrade, elements: tuple[str, 
     if grade.transform != "none":
         arrays["uq_feature_transform"] = np.array(grade.transform)
     for e in present:
-        real = np.flatnonzero(np.any(grade.inverse_covariances[e] != 0.0, axis=(1, 2)))
+        # readers fill up with zero rows, in which an atom could be found: our own filling rows are written out
+        filled = np.any(grade.inverse_covariances[e] != 0.0, axis=(1, 2))
+        real = np.flatnonzero(filled)
         arrays[f"centroids_{e}"] = np.asarray(grade.centroids[e, real], np.float32)
         arrays[f"inv_cov_{e}"] = np.asarray(grade.inverse_covariances[e, real], np.float32)
         arrays[f"counts_{e}"] = np.asarray(grade.counts[e, real], np.int64)

@@ -14,6 +14,7 @@ from gracecli.cli.options import (
     json_option,
     model_options,
     output_option,
+    plots_option,
     verbosity_options,
 )
 
@@ -44,6 +45,7 @@ from gracecli.cli.options import (
 @click.option("--smax", type=float, default=1e-3, show_default=True, help="Largest stress left in the reference, GPa.")
 @click.option("--strict", is_flag=True, help="Exit 9 when a crystal is elastically unstable.")
 @store_options
+@plots_option
 @output_option
 @force_option
 @json_option
@@ -58,6 +60,7 @@ def command(
     strict: bool,
     store: Path | None,
     rerun: bool,
+    plots: bool,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -79,7 +82,7 @@ def command(
     from gracecli.run.work import EngineChoice
 
     settings, memory = ElasticSettings(**options), Memory(store, rerun)
-    job = ElasticJob(as_json=as_json, settings=settings, strict=strict)
+    job = ElasticJob(as_json=as_json, settings=settings, strict=strict, plots=plots)
     job.read(structures)
     job.plan(output, force)
     if job.runnable:

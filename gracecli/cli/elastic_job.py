@@ -26,6 +26,7 @@ class ElasticJob(FolderJob):
     as_json: bool = False
     settings: ElasticSettings | None = None
     strict: bool = False
+    plots: bool = True
 
     def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
         """One crystal."""
@@ -40,7 +41,7 @@ class ElasticJob(FolderJob):
         document = {"name": entry.name, **elastic_document(result), "folder": str(entry.folder)}
         text = json_text(self.schema, self.version, document, self.units())
         write_folder_atomically(
-            entry.folder, lambda folder: write_files(folder, result, text), replace=entry.folder.exists()
+            entry.folder, lambda folder: write_files(folder, result, text, self.plots), replace=entry.folder.exists()
         )
         return document, result.atoms
 

@@ -146,7 +146,7 @@ class FolderJob:
             entry.document = {
                 **document,
                 "name": entry.name,
-                "folder": f"{memory.path} (result {known.id}, no new files)",
+                "folder": f"{memory.path} (result r{known.id}, no new files)",
             }
             return
         entry.document, reference = self.compute(entry, calculator)

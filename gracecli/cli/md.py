@@ -1,4 +1,4 @@
-"""``grace md``: a structure in, a trajectory, averages and their checks out."""
+"""``grace md``: structures in, trajectories, averages and their checks out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from gracecli.cli.many import store_options
 from gracecli.cli.options import (
     config_option,
     force_option,
     json_option,
     model_options,
     output_option,
+    plots_option,
     seed_option,
     verbosity_options,
 )
@@ -24,7 +26,7 @@ _POSITIVE = click.IntRange(min=1)
 
 
 @click.command(short_help="Molecular dynamics.")
-@click.argument("structure", required=False, metavar="[STRUCTURE]")
+@click.argument("structures", nargs=-1, metavar="[STRUCTURE...]")
 @model_options
 @click.option(
     "--ensemble",
@@ -99,7 +101,7 @@ _POSITIVE = click.IntRange(min=1)
     help="Stop when atoms are closer than this many Å.  [default: by the elements]",
 )
 @click.option("--strict", is_flag=True, help="Exit code 9 when a check of the result fails.")
-@click.option("--save-plots/--no-plots", "plots", default=True, help="Draw pictures of the analysis.  [default: yes]")
+@plots_option
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
@@ -113,6 +115,7 @@ _POSITIVE = click.IntRange(min=1)
     help="Only analyse the folder of a run, or a trajectory.",
 )
 @seed_option
+@store_options
 @output_option
 @force_option
 @json_option
@@ -120,9 +123,10 @@ _POSITIVE = click.IntRange(min=1)
 @verbosity_options
 @click.pass_context
 def command(context: click.Context, **options: Any) -> int:
-    """Molecular dynamics of STRUCTURE (POSCAR, CIF, extxyz or any other file that ASE reads).
+    """Molecular dynamics of STRUCTUREs (POSCAR, CIF, extxyz, any file that ASE reads, store.h5:QUERY).
 
-    Writes a folder (-o; NAME-md): trajectory.h5md (opens in MDAnalysis), thermo.csv, checkpoint.npz, final.extxyz,
+    Several run one after the other, and -o names the folder of their folders. Each writes a folder (-o; NAME-md):
+    trajectory.h5md (opens in MDAnalysis), thermo.csv, checkpoint.npz, final.extxyz,
     result.json, pictures and curves. Velocities are drawn from the Maxwell-Boltzmann distribution (net momentum, and a
     molecule's rotation, removed); those in the file count only with --keep-velocities. In nve, a relaxed structure
     settles near half of the temperature: the other half becomes potential energy.
@@ -138,12 +142,12 @@ def command(context: click.Context, **options: Any) -> int:
 
     \b
     Exit codes: 0 done (failed checks are marked; with --strict they are 9); 4 bad input; 9 exploded (last good
-    structure and checkpoint kept); 130 interrupted, checkpoint saved.
+    structure and checkpoint kept); 5 some of many failed; 130 interrupted, checkpoint saved.
     """
     given = {
         name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    modes = [name for name in ("structure", "resume", "analyse") if options[name] is not None]
+    modes = [name for name in ("structures", "resume", "analyse") if options[name]]
     if len(modes) != 1:
         raise UsageError("give one of STRUCTURE, --resume FOLDER, --analyse FOLDER", "grace md --help")
     from gracecli.cli import md_job

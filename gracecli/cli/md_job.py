@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from gracecli.cli.md_options import settings_from, steps_from
 from gracecli.cli.md_process import running, stoppable
 from gracecli.cli.output import emit_json, json_text, note, warn
 from gracecli.cli.relax_job import report_statistics
-from gracecli.errors import InputError, PhysicsError, UsageError
+from gracecli.errors import GraceError, InputError, PhysicsError, UsageError
+from gracecli.run.work import EngineChoice
 
 if TYPE_CHECKING:
     from gracecli.engine.calculator import GraceCalculator
@@ -22,27 +24,57 @@ if TYPE_CHECKING:
     from gracecli.run.md_files import MdFiles
     from gracecli.run.md_result import MdResult
     from gracecli.run.md_settings import MdSettings
+    from gracecli.run.structures import Structure
 
 SCHEMA, SCHEMA_VERSION = "gracecli/md", 1
 INTERRUPTED = 130
 
 
+@dataclass
+class Ended:
+    """How one run ended.
+
+    Attributes
+    ----------
+    document : dict or None
+        What ``--json`` prints; None where the run did not get that far.
+    error : GraceError or None
+    interrupted : str
+        What to type to go on; empty when the run was not interrupted.
+    """
+
+    document: dict[str, Any] | None = None
+    error: GraceError | None = None
+    interrupted: str = ""
+
+
 def start(options: dict[str, Any], given: set[str]) -> int:
-    """A new run."""
+    """New runs, one after the other."""
+    from gracecli.run.structures import read_structures
+
+    found: list[tuple[str, Structure | GraceError]] = []
+    for argument in options["structures"]:
+        try:
+            found += [(argument, item) for item in read_structures(argument)]
+        except GraceError as error:
+            found.append((argument, error))
+    if len(found) != 1:
+        from gracecli.cli.md_many import run_all
+
+        return run_all(found, options, given)
+    ((_, structure),) = found
+    if isinstance(structure, GraceError):
+        raise structure
+    return show(begin(structure, options["output"] or Path(f"{stem(structure.path)}-md"), options, given), options)
+
+
+def begin(structure: Structure, folder: Path, options: dict[str, Any], given: set[str]) -> Ended:
+    """One new run, or the answer of the store."""
+    from gracecli.cli.md_store import RunMemory
     from gracecli.run.md import Simulation
     from gracecli.run.md_files import MdFiles
     from gracecli.run.md_start import start_warnings, supercell
-    from gracecli.run.structures import read_structures
 
-    found = read_structures(options["structure"])
-    if len(found) != 1:
-        raise InputError(
-            f"{options['structure']} holds {len(found)} structures",
-            f"choose one: {options['structure']}@0 is the first",
-        )
-    (structure,) = found
-    if isinstance(structure, Exception):
-        raise structure
     atoms = supercell(structure.atoms, options["supercell"] or (1, 1, 1))
     settings = settings_from(options, given, atoms.numbers)
     warnings = [*structure.notes, *start_warnings(atoms, settings)]
@@ -50,17 +82,21 @@ def start(options: dict[str, Any], given: set[str]) -> int:
         warnings.append("the velocities in the file are replaced by drawn ones; --keep-velocities keeps them")
     for text in warnings:
         warn(text)
-    files = MdFiles(options["output"] or Path(f"{_stem(structure.path)}-md"))
+    choice = EngineChoice.of(options["model"], options["engine"], options["precision"], options["engine_option"])
+    memory = RunMemory(options["store"], options["rerun"])
+    known = memory.find(choice, options, settings, atoms)
+    if known is not None:
+        return Ended({**known, "name": structure.name})
+    files = MdFiles(folder)
     with running(files, create=True):
         files.prepare(options["force"])
-        calculator = make_calculator(
-            options["model"], options["engine"], options["precision"], options["engine_option"]
-        )
+        calculator = make_calculator(choice, options["model"])
         simulation = Simulation.begin(atoms, calculator, settings, options["keep_velocities"])
         simulation.calculator = identity_of(calculator, options["model"], options["engine_option"])
         drawn = options["seed"] is None
         simulation.origin = {
             "name": structure.name, "warnings": warnings, "seed_drawn": drawn, "first_step": 0,
+            "keep_velocities": options["keep_velocities"], "store": memory.remember(files, atoms),
         }  # fmt: skip
         note(f"seed {settings.seed}{' (drawn)' if drawn else ''}")
         return _run(simulation, files, calculator, options, None)
@@ -84,7 +120,7 @@ def resume(options: dict[str, Any]) -> int:
         calculator = same_model(state.calculator)
         simulation = Simulation.resume(state, calculator, settings)
         note(f"resumed after {state.step} of {settings.steps} steps")
-        return _run(simulation, files, calculator, options, state)
+        return show(_run(simulation, files, calculator, options, state), options)
 
 
 def analyse_only(options: dict[str, Any]) -> int:
@@ -113,7 +149,7 @@ def analyse_only(options: dict[str, Any]) -> int:
         trajectory = files.trajectory if settings.trajectory_every else None
     result = analyse(run, log, trajectory, structure)
     folder: Path | None = options["output"] or (files.folder if own else None)
-    return _finish(result, str(path), folder, {}, options)
+    return show(_finish(result, str(path), folder, {}, options), options)
 
 
 def _run(
@@ -122,8 +158,9 @@ def _run(
     calculator: GraceCalculator,
     options: dict[str, Any],
     resumed: Checkpoint | None,
-) -> int:
+) -> Ended:
     """The steps, then the analysis."""
+    from gracecli.cli.md_store import record_run
     from gracecli.run.md import run
     from gracecli.run.md_files import FileRecorder, write_structure
     from gracecli.run.md_result import Run, analyse
@@ -142,8 +179,7 @@ def _run(
     report_statistics(calculator)
     name = str(simulation.origin.get("name", ""))
     if outcome.status == "interrupted":
-        click.echo(f"grace: {outcome.message}; resume with: grace md --resume {files.folder}", err=True)
-        return INTERRUPTED
+        return Ended(interrupted=f"{outcome.message}; resume with: grace md --resume {files.folder}")
     if outcome.status == "finished":
         write_structure(files.final, simulation.system.to_atoms())
     facts = Run(
@@ -162,7 +198,9 @@ def _run(
             "final": str(files.final if outcome.status == "finished" else files.last_good),
         },
     }
-    return _finish(result, name, files.folder, extra, options, files.result)
+    ended = _finish(result, name, files.folder, extra, options, files.result)
+    record_run(simulation, files, ended)
+    return ended
 
 
 def speed(outcome: Outcome, settings: MdSettings) -> float:
@@ -177,9 +215,8 @@ def _finish(
     extra: dict[str, Any],
     options: dict[str, Any],
     document_path: Path | None = None,
-) -> int:
-    """Pictures, document, card, exit code."""
-    from gracecli.cli.md_tables import md_card
+) -> Ended:
+    """Pictures and document; the error that the result stands for."""
     from gracecli.files import write_text_atomically
     from gracecli.run.md_plots import write_curves, write_pictures
     from gracecli.run.md_result import UNITS
@@ -193,21 +230,35 @@ def _finish(
         document["files"] = {**document.get("files", {}), "written": [str(path) for path in written]}
     if document_path is not None:
         write_text_atomically(document_path, json_text(SCHEMA, SCHEMA_VERSION, document, UNITS) + "\n")
-    if options["as_json"]:
-        emit_json(SCHEMA, SCHEMA_VERSION, document, UNITS)
-    else:
-        click.echo(md_card(document))
     try:
         result.raise_for_status(options["strict"])
     except PhysicsError as error:
-        if result.status == "exploded":
-            hint = f"the last good structure is {extra['files']['final']}; {error.hint or 'try a smaller --timestep'}"
-            raise PhysicsError(error.message, hint) from error
-        raise
+        if result.status != "exploded":
+            return Ended(document, error)
+        hint = f"the last good structure is {extra['files']['final']}; {error.hint or 'try a smaller --timestep'}"
+        return Ended(document, PhysicsError(error.message, hint))
+    return Ended(document)
+
+
+def show(ended: Ended, options: dict[str, Any]) -> int:
+    """Print one run; its exit code, or the error that carries it."""
+    from gracecli.cli.md_tables import md_card
+    from gracecli.run.md_result import UNITS
+
+    if ended.interrupted:
+        click.echo(f"grace: {ended.interrupted}", err=True)
+        return INTERRUPTED
+    if ended.document is not None and options["as_json"]:
+        emit_json(SCHEMA, SCHEMA_VERSION, ended.document, UNITS)
+    elif ended.document is not None:
+        click.echo(md_card(ended.document))
+    if ended.error is not None:
+        raise ended.error
     return 0
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """Name of a file without its endings."""
     name = path.name
     for suffix in (".gz", ".bz2", ".xz"):
         name = name.removesuffix(suffix)

@@ -6,23 +6,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gracecli.errors import ModelError
+from gracecli.run.work import EngineChoice
 
 if TYPE_CHECKING:
     from gracecli.engine.calculator import GraceCalculator
 
 
-def make_calculator(
-    model: str | None, engine: str, precision: str | None, options: Mapping[str, Any]
-) -> GraceCalculator:
-    """A calculator whose ``model_name`` says what it is."""
+def make_calculator(choice: EngineChoice, given: str | None) -> GraceCalculator:
+    """A calculator whose ``model_name`` says what it is; ``given`` is the model as the user named it."""
     from gracecli.engine.calculator import GraceCalculator
-    from gracecli.engine.create import choose_engine
-    from gracecli.registry.resolve import DEFAULT_MODEL
 
-    calculator = GraceCalculator(model=model, engine=engine, precision=precision, **options)
-    used = calculator.engine
-    name = str(model) if model else DEFAULT_MODEL if choose_engine(engine).needs_model else used.name
-    calculator.model_name = f"{name} ({used.name}, {used.precision})"
+    calculator = GraceCalculator(engine=choice.create())
+    calculator.model_name = choice.label(given)
     return calculator
 
 
@@ -52,7 +47,7 @@ def same_model(identity: Mapping[str, Any]) -> GraceCalculator:
             f"the model {model or identity['model_name']} is not the one the run was started with",
             "bring the old one back, or start anew from final.extxyz with --keep-velocities",
         )
-    return make_calculator(model, engine, identity["precision"], identity["engine_options"])
+    return make_calculator(EngineChoice.of(model, engine, identity["precision"], identity["engine_options"]), model)
 
 
 def _hash(model: str | None, engine: str) -> str | None:

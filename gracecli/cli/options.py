@@ -71,6 +71,13 @@ def json_option(function: Decorated) -> Decorated:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(function)
 
 
+def plots_option(function: Decorated) -> Decorated:
+    """``--save-plots/--no-plots`` (parameter ``plots``)."""
+    return click.option("--save-plots/--no-plots", "plots", default=True, help="Draw pictures.  [default: yes]")(
+        function
+    )
+
+
 def seed_option(function: Decorated) -> Decorated:
     """``--seed`` (parameter ``seed``: int or None)."""
     return click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the random numbers.")(function)

@@ -14,6 +14,7 @@ from gracecli.cli.options import (
     json_option,
     model_options,
     output_option,
+    plots_option,
     verbosity_options,
 )
 
@@ -64,6 +65,7 @@ from gracecli.cli.options import (
 )
 @click.option("--strict", is_flag=True, help="Exit 9 when a structure is dynamically unstable.")
 @store_options
+@plots_option
 @output_option
 @force_option
 @json_option
@@ -84,6 +86,7 @@ def command(
     strict: bool,
     store: Path | None,
     rerun: bool,
+    plots: bool,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -115,6 +118,7 @@ def command(
         conductivity=ConductivitySettings(isotopes=isotopes) if kappa else None,
         follow=follow_imaginary,
         strict=strict,
+        plots=plots,
     )
     PhononSettings(supercell=supercell or None, fmax=fmax or 1e-5, **options)  # checked before anything is read
     job.read(structures)

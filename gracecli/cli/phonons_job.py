@@ -30,6 +30,7 @@ class PhononJob(FolderJob):
     conductivity: ConductivitySettings | None = None
     follow: int = 0
     strict: bool = False
+    plots: bool = True
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
@@ -67,7 +68,7 @@ class PhononJob(FolderJob):
         text = json_text(self.schema, self.version, document, self.units())
         write_folder_atomically(
             entry.folder,
-            lambda folder: write_files(folder, result, text, expansion, transport),
+            lambda folder: write_files(folder, result, text, expansion, transport, self.plots),
             replace=entry.folder.exists(),
         )
         return document, result.atoms

@@ -70,8 +70,8 @@ def check_contents(
     if not np.isfinite(atoms.cell.array).all():
         raise InputError(f"the cell is not finite: {atoms.cell.array.tolist()} Å", "check the input file")
     if elements is not None:
-        symbols = sorted(chemical_symbols[z] for z in np.unique(atoms.numbers))
-        missing = [symbol for symbol in symbols if symbol not in set(elements)]
+        symbols = sorted(chemical_symbols[z] for z in np.flatnonzero(np.bincount(atoms.numbers)))
+        missing = [symbol for symbol in symbols if symbol not in elements]
         if missing:
             raise InputError(_not_covered(missing, elements), _who_covers(symbols, models_covering))
     # No packing of spheres is denser than fcc, d^3/sqrt(2) each: below it atoms overlap for certain, and the search for

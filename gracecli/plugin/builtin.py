@@ -13,6 +13,7 @@ _COMMANDS = {
     "md": ("Structures", "Molecular dynamics at constant energy, temperature or pressure."),
     "phonons": ("Structures", "Phonons of crystals: bands, thermal properties, stability."),
     "elastic": ("Structures", "Elastic constants of crystals, moduli, Born stability."),
+    "eos": ("Structures", "Equation of state of crystals: volume and bulk modulus."),
     "predict": ("Structures", "Energies, forces and stresses, and errors against labels."),
     "fit": ("Training", "Train a model on your data."),
     "store": ("Data", "Keep structures, labels and results in one file."),

@@ -34,7 +34,8 @@ from ase import Atoms
 from ase.units import GPa
 from numpy.typing import NDArray
 
-from gracecli.errors import InputError, NotConvergedError, UsageError
+from gracecli.errors import InputError, UsageError
+from gracecli.run.cell import CellMode
 from gracecli.run.elastic_tensor import (
     Moduli,
     ieee_rotation,
@@ -45,14 +46,13 @@ from gracecli.run.elastic_tensor import (
     smallest_eigenvalue,
     strain_matrix,
 )
+from gracecli.run.relax_cells import Progress, bare, relax_cells
+from gracecli.run.result import RelaxSettings
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-    from gracecli.run.result import RelaxResult
-
 Array = NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 METHODS = ("stress", "energy", "both")
 SYMMETRY_TOLERANCE = 1e-3
@@ -294,7 +294,12 @@ def evaluate(
 ) -> tuple[Array, Array]:
     """Energies (n,) in eV and stresses (n, 6) in eV/Å^3, ions relaxed unless clamped."""
     if not settings.clamped:
-        cells = [_relaxed(cell, calculator, settings, "none") for cell in _watched(cells, progress)]
+        # the stress of a strained cell feels its forces to first order: relax them as far as the reference's
+        wanted = RelaxSettings(fmax=settings.fmax, smax=settings.smax, steps=1000)
+        hint = "loosen --fmax, or use --clamped"
+        done = relax_cells(cells, calculator, wanted, lambda number: f"strained cell {number}", hint, progress)
+        stresses = [result.final.stress for result in done]
+        return np.array([result.final.energy for result in done]), np.array(stresses, dtype=np.float64)
     batched = getattr(calculator, "evaluate", None)
     if batched is not None:
         results = batched(list(cells))
@@ -306,34 +311,15 @@ def evaluate(
     return np.array(energies), np.array(stresses)
 
 
-def _watched(cells: Sequence[Atoms], progress: Progress | None) -> Any:
-    for number, cell in enumerate(cells):
-        yield cell
-        if progress is not None:
-            progress(number + 1, len(cells))
-
-
 def _reference(atoms: Atoms, calculator: Calculator, settings: ElasticSettings) -> Atoms:
     free = atoms.copy()
     free.set_constraint()
     if settings.relax == "none":
         return free
-    return _relaxed(free, calculator, settings, "full" if settings.relax == "full" else "none", hold=True)
-
-
-def _relaxed(atoms: Atoms, calculator: Calculator, settings: ElasticSettings, cell: Any, hold: bool = False) -> Atoms:
-    from gracecli.run.relax import relax
-    from gracecli.run.result import RelaxSettings
-
-    # the stress of a strained cell feels its forces to first order: relax them further than the reference's cell
-    wanted = RelaxSettings(fmax=settings.fmax, smax=settings.smax, steps=1000, cell=cell, fix_symmetry=hold)
-    result: RelaxResult = relax(atoms, calculator, wanted)
-    if not result.converged:
-        what = "the reference" if hold else "a strained cell"
-        raise NotConvergedError(f"{what} did not relax: {result.message}", "loosen --fmax, or use --clamped")
-    done = result.atoms.copy()
-    done.set_constraint()
-    return done
+    cell: CellMode = "full" if settings.relax == "full" else "none"
+    wanted = RelaxSettings(fmax=settings.fmax, smax=settings.smax, steps=1000, cell=cell, fix_symmetry=True)
+    (result,) = relax_cells([free], calculator, wanted, lambda number: "the reference", "loosen --fmax or --smax")
+    return bare(result)
 
 
 def _strained(reference: Atoms, pattern: Array, amplitude: float) -> Atoms:

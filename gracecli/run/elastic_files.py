@@ -71,14 +71,15 @@ def sphere(polar: int, azimuthal: int) -> Any:
     return np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], axis=-1)
 
 
-def write_files(folder: Path, result: ElasticResult, text: str) -> None:
+def write_files(folder: Path, result: ElasticResult, text: str, plots: bool = True) -> None:
     """Fill an empty folder."""
-    from gracecli.report.elastic import plot_young
     from gracecli.run.outputs import Target, write_structures
 
     write_structures(
         Target(folder / "reference.poscar", "vasp", direct=True), [result.atoms], "grace elastic: relaxed reference"
     )
-    if result.stable:
+    if result.stable and plots:
+        from gracecli.report.elastic import plot_young
+
         plot_young(result, folder / "young.png")
     (folder / "elastic.json").write_text(text + "\n", encoding="utf-8")

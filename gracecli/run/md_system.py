@@ -28,6 +28,7 @@ from ase.constraints import FixAtoms, FixCartesian, FixScaled
 from ase.units import kB
 from numpy.typing import NDArray
 
+from gracecli.engine.bonds import cell_volume
 from gracecli.errors import InputError
 
 Array = NDArray[np.float64]
@@ -125,7 +126,7 @@ class System:
 
     def volume(self) -> float:
         """Å^3; NaN where not periodic."""
-        return abs(float(np.linalg.det(self.cell))) if self.periodic else float("nan")
+        return cell_volume(self.cell) if self.periodic else float("nan")
 
     def full_stress(self) -> Array | None:
         """Stress (3, 3) with the momenta's part, eV/Å^3, tensile-positive; None where there is none."""

@@ -115,6 +115,7 @@ def write_files(
     text: str,
     expansion: QuasiHarmonic | None = None,
     transport: Conductivity | None = None,
+    plots: bool = True,
 ) -> None:
     """Fill an empty folder.
 
@@ -126,8 +127,9 @@ def write_files(
         The JSON document.
     expansion : QuasiHarmonic, optional
     transport : Conductivity, optional
+    plots : bool
+        Draw pictures.
     """
-    from gracecli.report.phonons import plot_bands, plot_conductivity, plot_dos, plot_expansion, plot_thermal
     from gracecli.run.outputs import Target, write_structures
 
     phonon = result.phonon
@@ -139,6 +141,14 @@ def write_files(
     write_structures(
         Target(folder / "reference.poscar", "vasp", direct=True), [result.atoms], "grace phonons: relaxed reference"
     )
+    if plots:
+        _draw(folder, result, expansion, transport)
+    (folder / "phonons.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _draw(folder: Path, result: PhononResult, expansion: QuasiHarmonic | None, transport: Conductivity | None) -> None:
+    from gracecli.report.phonons import plot_bands, plot_conductivity, plot_dos, plot_expansion, plot_thermal
+
     plot_bands(result, folder / "band.png")
     plot_dos(result, folder / "dos.png")
     plot_thermal(result, folder / "thermal.png")
@@ -146,4 +156,3 @@ def write_files(
         plot_expansion(expansion, folder / "expansion.png")
     if transport is not None:
         plot_conductivity(transport, folder / "kappa.png")
-    (folder / "phonons.json").write_text(text + "\n", encoding="utf-8")

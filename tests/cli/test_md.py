@@ -353,3 +353,50 @@ def assert_same_run(one, other):
     first, second = np.load(one / "checkpoint.npz"), np.load(other / "checkpoint.npz")
     for name in set(first.files) - {"document"}:
         assert first[name].tobytes() == second[name].tobytes(), name
+
+
+def test_several_runs_in_one_call(md, tmp_path):
+    """A folder each; a name that does not exist stops no other; a seed gives each what it gives alone."""
+    bulk("Mo", "bcc", a=3.17, cubic=True).repeat(2).write("Mo.poscar", format="vasp")
+    bulk("Cu", "fcc", a=3.62, cubic=True).repeat(2).write("Cu.poscar", format="vasp")
+    common = ("--steps", "20", "--seed", "5", "--no-plots")
+    done = md("Cu.poscar", "absent.cif", "Mo.poscar", *common, "-o", "all", "--json")
+    assert done.exit_code == 5, done.output
+    copper, absent, molybdenum = json.loads(done.stdout)["results"]
+    assert copper["status"] == molybdenum["status"] == "finished"
+    assert "no such file" in absent["error"]["message"]
+    alone = md("Mo.poscar", *common, "-o", "alone", "--json")
+    assert alone.exit_code == 0, alone.output
+    assert json.loads(alone.stdout)["averages"] == molybdenum["averages"]
+    assert (tmp_path / "all" / "Mo-md" / "final.extxyz").read_text() == (tmp_path / "alone/final.extxyz").read_text()
+    table = md("Cu.poscar", "Mo.poscar", *common, "-o", "table")
+    assert table.exit_code == 0, table.output
+    assert "Mo-md" in table.stdout
+
+
+def test_runs_in_the_store(md, tmp_path):
+    """Recorded when finished, also by a resume; the same run is answered, another seed or length is not."""
+    bulk("Cu", "fcc", a=3.62, cubic=True).repeat(2).write("Cu.poscar", format="vasp")
+    run = ("Cu.poscar", "--no-plots", "--store", "runs.h5", "--json")
+    first = md(*run, "--steps", "20", "--seed", "5", "-o", "a")
+    assert first.exit_code == 0, first.output
+    again = md(*run, "--steps", "20", "--seed", "5", "-o", "b")
+    assert again.exit_code == 0, again.output
+    assert not (tmp_path / "b").exists()
+    one, two = json.loads(first.stdout), json.loads(again.stdout)
+    assert "runs.h5" in two["files"]["folder"]
+    assert one["averages"] == two["averages"]
+    assert md(*run, "--steps", "20", "--seed", "6", "-o", "c").exit_code == 0
+    assert (tmp_path / "c").exists()
+    longer = md("--resume", "a", "--steps", "40", "--no-plots")
+    assert longer.exit_code == 0, longer.output
+    assert md(*run, "--steps", "40", "--seed", "5", "-o", "d").exit_code == 0
+    assert not (tmp_path / "d").exists()  # the resumed run was recorded as the long one
+    from gracecli import Store
+    from gracecli.store.results import read_result
+
+    with Store("runs.h5") as store:
+        known = [read_result(store, row) for row in range(3)]
+        assert store[known[0].structure].get_chemical_symbols() == ["Cu"] * 32
+    assert known[0].values["temperature"] == one["averages"]["temperature"]["mean"]
+    assert known[0].output.get_momenta().any()

@@ -1,0 +1,81 @@
+"""Relaxation of the cells that an analysis makes of one structure (strained, of other volumes): all must converge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ase import Atoms
+
+from gracecli.errors import GraceError, NotConvergedError
+from gracecli.run.relax import relax
+from gracecli.run.result import RelaxResult, RelaxSettings
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+Progress = Callable[[int, int], None]
+
+
+def relax_cells(
+    cells: Sequence[Atoms],
+    calculator: Calculator,
+    settings: RelaxSettings,
+    what: Callable[[int], str],
+    hint: str,
+    progress: Progress | None = None,
+) -> list[RelaxResult]:
+    """Relax all cells, together where the calculator is one of ours.
+
+    Parameters
+    ----------
+    cells : sequence of Atoms
+        Left untouched.
+    calculator : ase.calculators.calculator.Calculator
+        The engine of a :class:`~gracecli.engine.calculator.GraceCalculator` relaxes all cells as one batch.
+    settings : RelaxSettings
+    what : callable
+        Name of a cell in errors, by its number.
+    hint : str
+        What to try when one does not converge.
+    progress : callable, optional
+        Called with cells done and in all.
+
+    Returns
+    -------
+    list of RelaxResult
+        In the order of the cells.
+
+    Raises
+    ------
+    NotConvergedError
+        A cell did not relax.
+    GraceError
+        A cell cannot be evaluated.
+    """
+    from gracecli.engine.calculator import GraceCalculator
+    from gracecli.run.batch_relax import relax_many
+
+    found: dict[int, RelaxResult] = {}
+    if isinstance(calculator, GraceCalculator):
+        name = str(getattr(calculator, "model_name", ""))
+        outcomes = relax_many(enumerate(cells), calculator.engine, settings, model=name)
+    else:
+        outcomes = ((number, relax(cell, calculator, settings)) for number, cell in enumerate(cells))
+    for key, outcome in outcomes:
+        assert isinstance(key, int)
+        if isinstance(outcome, GraceError):
+            raise type(outcome)(f"{what(key)}: {outcome.message}", outcome.hint)
+        if not outcome.converged:
+            raise NotConvergedError(f"{what(key)} did not relax: {outcome.message}", hint)
+        found[key] = outcome
+        if progress is not None:
+            progress(len(found), len(cells))
+    return [found[number] for number in range(len(cells))]
+
+
+def bare(result: RelaxResult) -> Atoms:
+    """The relaxed geometry without calculator and constraints."""
+    atoms = result.atoms.copy()
+    atoms.set_constraint()
+    return atoms

@@ -47,6 +47,7 @@ def model_information(name: str) -> dict[str, Any]:
         **asdict(summarise(model, path, _registered_name(path))),
         "pair_cutoffs": None if cutoffs is None else cutoffs.tolist(),
         "bundled": path in bundled_models().values(),
+        "extrapolation_grade": None if model.grade is None else dict(model.grade.provenance),
         **metadata,
     }
 

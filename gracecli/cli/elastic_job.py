@@ -38,7 +38,8 @@ class ElasticJob(FolderJob):
         assert entry.folder is not None
         with Bar(f"{Path(entry.name).name}: strained cells") as bar:
             result = elastic(entry.structure.atoms, calculator, self.settings, progress=bar)
-        document = {"name": entry.name, **elastic_document(result), "folder": str(entry.folder)}
+        graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
+        document = {"name": entry.name, **elastic_document(result), **graded, "folder": str(entry.folder)}
         text = json_text(self.schema, self.version, document, self.units())
         write_folder_atomically(
             entry.folder, lambda folder: write_files(folder, result, text, self.plots), replace=entry.folder.exists()

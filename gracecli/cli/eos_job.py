@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from gracecli.cli.folder_job import Bar, Entry, FolderJob
+from gracecli.cli.gamma import gamma_line
 from gracecli.cli.output import Column, format_pairs, format_table, json_text
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class EosJob(FolderJob):
         assert entry.folder is not None
         with Bar(f"{Path(entry.name).name}: volumes") as bar:
             result = equation_of_state(entry.structure.atoms, calculator, self.settings, progress=bar)
-        document = {"name": entry.name, **eos_document(result), "folder": str(entry.folder)}
+        graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
+        document = {"name": entry.name, **eos_document(result), **graded, "folder": str(entry.folder)}
         text = json_text(self.schema, self.version, document, self.units())
         write_folder_atomically(
             entry.folder, lambda folder: write_files(folder, result, text, self.plots), replace=entry.folder.exists()
@@ -91,6 +93,8 @@ def eos_card(result: Document) -> str:
         ("by stresses near V0", f"B0 {result['bulk_from_stress']:.2f} GPa"),
         ("written to", result["folder"]),
     ]
+    if result.get("extrapolation"):
+        checks.insert(-1, ("extrapolation", gamma_line(result["extrapolation"])))
     checks += [("warning", text) for text in result["warnings"]]
     lines = format_pairs([*values, *checks], indent="  ").splitlines()
     return "\n".join([head, "", *lines[: len(values)], "", *lines[len(values) :]])

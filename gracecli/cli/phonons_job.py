@@ -63,7 +63,8 @@ class PhononJob(FolderJob):
             with Bar(f"{name}: supercells of the thermal conductivity") as bar:
                 transport = conductivity(result.atoms, calculator, self.settings, self.conductivity, progress=bar)
         document = {
-            "name": entry.name, **phonon_document(result, expansion, transport), "folder": str(entry.folder)
+            "name": entry.name, **phonon_document(result, expansion, transport),
+            "extrapolation": self.extrapolation(result.atoms, calculator), "folder": str(entry.folder),
         }  # fmt: skip
         text = json_text(self.schema, self.version, document, self.units())
         write_folder_atomically(

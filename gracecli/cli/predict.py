@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gracecli.cli.gamma import GammaJob, gamma_options
 from gracecli.cli.many import Memory, spread_options, store_options
 from gracecli.cli.options import (
     config_option,
@@ -25,6 +26,7 @@ from gracecli.cli.options import (
 @click.option("--energy-key", metavar="KEY", help="Label of the energy (eV). [default: free_energy, else energy]")
 @click.option("--forces-key", metavar="KEY", help="Label of the forces (eV/Å). [default: forces]")
 @click.option("--stress-key", metavar="KEY", help="Label of the stress (eV/Å^3). [default: stress]")
+@gamma_options("Structures beyond it are flagged, and the command ends with exit code 9.")
 @spread_options
 @store_options
 @output_option
@@ -44,6 +46,8 @@ def command(
     dask: str | None,
     store: Path | None,
     rerun: bool,
+    max_gamma: float | None,
+    collect_gamma: Path | None,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -59,7 +63,8 @@ def command(
     difference is pointed out, never removed. -o writes all predictions to one extxyz file.
 
     \b
-    Exit codes: 0 all evaluated; 4 bad input; 5 some of many failed; 130 interrupted (what is done is written).
+    Exit codes: 0 all evaluated; 4 bad input; 5 some of many failed; 9 beyond --max-gamma;
+    130 interrupted (what is done is written).
     """
     from gracecli.cli.predict_job import Job
     from gracecli.cli.relax_job import terminable
@@ -68,8 +73,9 @@ def command(
     from gracecli.run.work import EngineChoice
 
     spread, memory = Spread(batch, jobs, dask), Memory(store, rerun)
-    job = Job(structures, DataConfig(**keys), output, plot, force, as_json)
     choice = EngineChoice.of(model, engine, precision, engine_option)
+    gamma = GammaJob.of(max_gamma, collect_gamma, choice.create())
+    job = Job(structures, DataConfig(**keys), output, plot, force, as_json, gamma)
     calculation = choice.calculation("predict", model, {})
     with terminable(), memory.open():
         job.run(choice, spread, calculation, memory)

@@ -23,6 +23,7 @@ from gracecli.fit.scores import Scores, frame_of, plot_parity
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from gracecli.cli.gamma import GammaJob
     from gracecli.cli.relax_many import Spread
     from gracecli.fit.config import DataConfig
     from gracecli.run.structures import Structure
@@ -59,6 +60,7 @@ class Job:
     plot: Path | None
     force: bool
     as_json: bool
+    gamma: GammaJob
     count: int = 0
     failed: list[tuple[str, GraceError]] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)
@@ -95,6 +97,7 @@ class Job:
             bar.close()
             if writer is not None:
                 writer.finish(self.force)
+            self.gamma.finish()
         if self.plot is not None:
             if self.scores.labelled:
                 plot_parity(self.scores, self.plot)
@@ -116,7 +119,7 @@ class Job:
                 found = memory.find(calculation, structure.atoms)
                 if found is not None and found.output is not None and found.output.calc is not None:
                     stored[number] = found.id
-                    yield number, _from_store(found.output.calc.results)
+                    yield number, _from_store(found.output)
                 else:
                     yield number, structure.atoms
 
@@ -174,6 +177,7 @@ class Job:
             frame = None
         if frame is not None:
             self.scores.add(frame, Prediction(result.energy, result.forces, result.stress))
+        extrapolation = self.gamma.take(structure.name, atoms, result.extra.get("gamma"))
         if len(self.listed) >= LISTED:
             return
         stress = None if np.isnan(result.stress).any() else (np.asarray(result.stress) / GPa).tolist()
@@ -188,6 +192,7 @@ class Job:
                 "max_force": float(np.linalg.norm(result.forces, axis=1).max()),
                 "stress": stress,
                 "energy_error": error_per_atom if error_per_atom is not None and np.isfinite(error_per_atom) else None,
+                "extrapolation": extrapolation,
                 "source": "computed" if stored is None else "store",
                 "store_result": stored,
             }
@@ -201,7 +206,8 @@ class Job:
         if self.interrupted:
             return 130
         if not self.failed:
-            return 0
+            outside = self.gamma.error()
+            return 0 if outside is None else outside.exit_code
         codes = {error.exit_code for _, error in self.failed}
         return codes.pop() if len(self.failed) == self.count and len(codes) == 1 else PartialFailureError.exit_code
 
@@ -220,6 +226,7 @@ class Job:
                 for name, e in self.failed
             ],
             "errors": report,
+            "extrapolation": self.gamma.document(),
             "output": self.output,
             "plot": self.plot if report else None,
         }
@@ -235,6 +242,9 @@ class Job:
         if self.interrupted:
             click.echo(f"grace: interrupted after {self.count} structures", err=True)
             return 130
+        outside = self.gamma.error()
+        if not self.failed and outside is not None:
+            raise outside
         if not self.failed:
             return 0
         first = self.failed[0]
@@ -265,6 +275,8 @@ def labelled(atoms: Atoms, result: Results) -> Atoms:
     results["energies"] = result.energies
     if not np.isnan(result.stress).any():
         results["stress"] = result.stress
+    if "gamma" in result.extra:
+        copy.arrays["gamma"] = np.array(result.extra["gamma"])
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
 
@@ -280,11 +292,13 @@ def _outcome(structure: Structure, atoms: Atoms, result: Results, calculation: C
     return Outcome(calculation, structure.atoms, values, output, units=units, source=str(structure.path))
 
 
-def _from_store(results: dict[str, Any]) -> Results:
+def _from_store(output: Atoms) -> Results:
+    results = output.calc.results
     size = len(results["forces"])
     energies = np.asarray(results.get("energies", np.full(size, np.nan)), dtype=float)
     stress = np.asarray(results.get("stress", np.full(6, np.nan)), dtype=float)
-    return Results(float(results["energy"]), energies, np.asarray(results["forces"]), stress)
+    extra = {"gamma": output.arrays["gamma"]} if "gamma" in output.arrays else {}
+    return Results(float(results["energy"]), energies, np.asarray(results["forces"]), stress, extra)
 
 
 class _Writer:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from gracecli.cli.gamma import gamma_summary
 from gracecli.cli.output import Column, format_table
 
 #: More structures than this are not listed for people.
@@ -28,6 +29,8 @@ def predict_text(document: Mapping[str, Any]) -> str:
     lines = [f"failed            {entry['name']}: {entry['message']}" for entry in document["failed"][:ROWS]]
     if len(document["failed"]) > ROWS:
         lines.append(f"                  and {len(document['failed']) - ROWS} more")
+    if document.get("extrapolation"):
+        lines.append(f"extrapolation     {gamma_summary(document['extrapolation'])}")
     if document["from_store"]:
         lines.append(f"from the store    {document['from_store']} of {document['structures']}")
     lines += [
@@ -45,12 +48,17 @@ def _structures(results: list[dict[str, Any]]) -> str:
         Column("error", "meV/atom", "+.2f"),
         Column("max force", "eV/Å", ".4f"),
         Column("pressure", "GPa", ".3f"),
+        Column("gamma", "", ".2f"),
+        "atom",
+        "extrapolation",
         "source",
     ]
     rows = []
     for r in results:
         pressure = None if r["stress"] is None else -sum(r["stress"][:3]) / 3.0
         source = r["source"] if r["source"] != "computed" else None
+        graded = r.get("extrapolation") or {}
+        outside = graded.get("verdict") if graded.get("verdict") != "inside" else None
         rows.append(
             [
                 PurePath(r["name"]).name,
@@ -60,6 +68,9 @@ def _structures(results: list[dict[str, Any]]) -> str:
                 r["energy_error"],
                 r["max_force"],
                 pressure,
+                graded.get("gamma"),
+                f"{graded['atom']} {graded['element']}" if graded else None,
+                "FLAGGED" if graded.get("flagged") else outside,
                 source,
             ]
         )

@@ -78,7 +78,7 @@ class TensorFlowEngine:
         self._index = {atomic_numbers[e]: i for i, e in enumerate(self.elements)}
         self._pair_cutoff = pair_cutoff_function(model)
         self.grade = model.grade
-        self.gamma = False
+        self.gamma = model.grade is not None  # a few per cent here; another program would cost a compile
         self._element_of = element_index([atomic_numbers[e] for e in self.elements])
         self._programs: dict[tuple[BatchShape, str], Any] = {}
         self._xla = xla

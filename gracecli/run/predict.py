@@ -1,4 +1,4 @@
-"""Energies, forces and stresses of many structures, in batches, in the order given."""
+"""Energies, forces, stresses (and extrapolation grades, where the model has them) of many structures, in batches, in the order given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gracecli.engine.neighbours import build_graph
 from gracecli.errors import GraceError
 from gracecli.registry.covering import suggest_models
 from gracecli.run.batch_evaluate import Budget, evaluate_all
+from gracecli.run.extrapolation import grading
 from gracecli.run.work import EngineChoice
 
 #: Structures in one batch, however small.
@@ -84,4 +85,5 @@ def predict_chunk(
     configuration: PredictWork, chunk: Iterable[tuple[int, Atoms | Results]]
 ) -> Iterator[tuple[int, Results | GraceError]]:
     """Evaluate structures; the work of :func:`gracecli.run.spread.spread`."""
-    yield from predict_many(chunk, configuration.choice.create(), Budget.of_machine(configuration.batch))
+    with grading(configuration.choice.create()):
+        yield from predict_many(chunk, configuration.choice.create(), Budget.of_machine(configuration.batch))

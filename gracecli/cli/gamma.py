@@ -29,8 +29,8 @@ def gamma_options(what: str) -> Callable[[Decorated], Decorated]:
             "--collect-gamma",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Add structures with gamma beyond 1.5 (or --max-gamma, if less) to a store (.h5, set extrapolating) or "
-            "extxyz file, for labelling.",
+            help="Add structures with gamma beyond 1.5 (or --max-gamma, if less) to a store (.h5, set extrapolating) "
+            "or extxyz file, for labelling.",
         )(function)
         return click.option(
             "--max-gamma",

@@ -53,7 +53,9 @@ UNITS = {"size": "byte", "seconds": "s"}
 @click.option(
     "--dimension", type=click.IntRange(2, 512), default=32, show_default=True, help="Numbers that describe an atom."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the projection.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the projection."
+)
 @click.option("--engine", default="auto", show_default=True, metavar="NAME", help="What evaluates the model.")
 @force_option
 @json_option

@@ -41,7 +41,9 @@ def want_gamma(engine: Engine, wanted: bool = True) -> None:
 def no_grade(engine: Engine) -> ModelError:
     """The error of a model, or an engine, without grades."""
     if not hasattr(engine, "grade"):
-        return ModelError(f"the engine {engine.name} makes no extrapolation grades", "use --engine native or tensorflow")
+        return ModelError(
+            f"the engine {engine.name} makes no extrapolation grades", "use --engine native or tensorflow"
+        )
     return ModelError(
         "the model has no extrapolation grades",
         "`grace models gamma MODEL --structures TRAINING-DATA` makes them from the data it was trained on",

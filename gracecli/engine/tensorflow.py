@@ -146,12 +146,13 @@ class TensorFlowEngine:
             def run(*tensors: Any) -> Any:
                 from gracecli.model.network import BatchTensors
 
-                batch, others = BatchTensors(*tensors[:6]), tensors[6:]
+                batch = BatchTensors(*tensors[:6])
+                if kind == "forces":
+                    return self.network.energies_and_pair_gradients(batch, self.radial)
+                assert self.grade is not None
                 if kind == "graded":
                     return self.network.graded(batch, self.grade, self.radial)
-                if kind == "grade slopes":
-                    return (self.network.features_pulled_back(batch, self.grade, *others, self.radial),)
-                return self.network.energies_and_pair_gradients(batch, self.radial)
+                return (self.network.features_pulled_back(batch, self.grade, tensors[6], tensors[7], self.radial),)
 
             self._programs[shape, kind] = tf.function(run, jit_compile=self._xla, autograph=False)
         return self._programs[shape, kind]
@@ -161,7 +162,8 @@ class TensorFlowEngine:
         start = perf_counter()
         fresh = (batch.shape, kind) not in self._programs
         arrays = (
-            batch.bond_vector, batch.row_centre, batch.neighbour, batch.species, batch.elements, batch.atom_mask, *others
+            batch.bond_vector, batch.row_centre, batch.neighbour, batch.species, batch.elements, batch.atom_mask,
+            *others,
         )  # fmt: skip
         program = self._program(batch.shape, kind)
         tensors = [self._tf.constant(a) for a in arrays]

@@ -149,11 +149,11 @@ def assemble(
     centroids, counts = np.zeros((*shape, size), np.float32), np.zeros(shape, np.int64)
     inverses = np.broadcast_to(NO_DATA * np.eye(size, dtype=np.float32), (*shape, size, size)).copy()
     for e, mixture in mixtures.items():
-        own = len(mixture.counts)
-        fill = [*range(own), *[0] * (width - own)]  # rows that fill up repeat the first, which is found before them
+        found = len(mixture.counts)
+        fill = [*range(found), *[0] * (width - found)]  # rows that fill up repeat the first, which is found before them
         centroids[e] = mixture.centroids[fill]
         inverses[e] = 0.5 * (mixture.inverses[fill] + np.swapaxes(mixture.inverses[fill], -1, -2))
-        counts[e, :own] = mixture.counts
+        counts[e, :found] = mixture.counts
     grade = replace(
         template, centroids=centroids, inverse_covariances=inverses, thresholds=np.ones(shape), counts=counts
     )
@@ -162,10 +162,11 @@ def assemble(
 
 def _edges(grade: ExtrapolationGrade, features: Mapping[int, Array]) -> np.ndarray:
     """Largest sigma of every cluster, with the arrays as they are stored."""
-    thresholds = np.full(grade.thresholds.shape, np.sqrt(SIGMA_FLOOR), np.float32)
+    n_elements, n_clusters = grade.centroids.shape[:2]
+    thresholds = np.full((n_elements, n_clusters), np.sqrt(SIGMA_FLOOR), np.float32)
     for e, own in features.items():
         graded = grade.grade(own, np.full(len(own), e))
-        for k in range(thresholds.shape[1]):
+        for k in range(n_clusters):
             inside = graded.sigma[graded.cluster == k]
             # a filling row is a copy of the first
             edge = inside.max() if len(inside) else graded.sigma[graded.cluster == 0].max(initial=0.0)

@@ -57,7 +57,7 @@ def read_section(file: Any, path: Path | str) -> ExtrapolationGrade | None:
     version = int(group.attrs["version"])
     if version > VERSION:
         raise ModelError(f"{path}: extrapolation grade of version {version}, this gracecli reads up to {VERSION}")
-    stored = {name: np.asarray(group[name][()]) for name in _ARRAYS}
+    stored: dict[str, Any] = {name: np.asarray(group[name][()]) for name in _ARRAYS}
     options = str(group.attrs["options"])
     if _digest(stored, options) != group.attrs["sha256"]:
         raise ModelError(f"{path}: the extrapolation grade does not match its sha256", "fetch or make the file again")

@@ -109,7 +109,9 @@ class Network(tf.Module):
             context = self._context(inputs, radial)
             energies = self._energies(context)
         gradient = tape.gradient(energies, inputs.bond_vector, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return GradedTensors(energies, gradient, *projected_and_squares(context, pieces, grade.projection, grade.transform))
+        return GradedTensors(
+            energies, gradient, *projected_and_squares(context, pieces, grade.projection, grade.transform)
+        )
 
     def features_pulled_back(
         self,

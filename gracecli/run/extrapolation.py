@@ -73,7 +73,9 @@ def verdict(gamma: float) -> str:
     return "inside" if gamma <= INSIDE else "at the edge" if gamma <= EDGE else "extrapolating"
 
 
-def summarise(gamma: Array | None, numbers: Sequence[int] | np.ndarray, step: int | None = None) -> Extrapolation | None:
+def summarise(
+    gamma: Array | None, numbers: Sequence[int] | np.ndarray, step: int | None = None
+) -> Extrapolation | None:
     """Summary of the grades of a structure; None where there are none."""
     if gamma is None or not len(gamma):
         return None

@@ -1,4 +1,4 @@
-"""Energies, forces, stresses (and extrapolation grades, where the model has them) of many structures, in batches, in the order given."""
+"""Energies, forces, stresses and, where the model has them, extrapolation grades of many structures, in batches."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ def test_published_derivatives(engine, reference):
     for entry in reference:
         slopes, virial = engine.gamma_slopes(graph_of(engine, structure(entry)))
         if np.isnan(entry["dsigma_dr"]).any():
-            assert len(slopes) == 1 and np.abs(slopes).max() == 0.0
+            assert len(slopes) == 1
+            assert np.abs(slopes).max() == 0.0
             continue
         np.testing.assert_allclose(slopes, entry["dsigma_dr"], atol=1e-11)
         np.testing.assert_allclose(virial, entry["virial_sigma"], atol=1e-11)
@@ -108,7 +109,8 @@ def test_file_keeps_grades(tmp_path, engine, model, reference):
     assert again.sha256() == model.sha256()
     for name in ("projection", "centroids", "inverse_covariances", "thresholds", "counts"):
         np.testing.assert_array_equal(getattr(again.grade, name), getattr(model.grade, name))
-    assert again.grade.density and again.grade.normalize
+    assert again.grade.density
+    assert again.grade.normalize
     assert cast(model, "fp32").grade is model.grade
     kept = reduce_elements(model, ["Ni", "Al"])
     from gracecli.engine.tensorflow import TensorFlowEngine

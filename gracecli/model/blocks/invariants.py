@@ -1,6 +1,4 @@
-"""What extrapolation grades are made of, from the tensors that the energy is made of anyway (see
-:mod:`gracecli.model.grade` for the equations).
-"""
+"""What extrapolation grades are made of, from the tensors of the energy (equations: :mod:`gracecli.model.grade`)."""
 
 from __future__ import annotations
 
@@ -23,7 +21,8 @@ def projected_and_squares(
     context: Context, pieces: Sequence[Piece], projection: np.ndarray, transform: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Projection of B, [atoms, p], and |B_i|^2 of every reduction, [atoms, reductions], both float64."""
-    projected, squares = [], {}
+    projected: list[tf.Tensor] = []
+    squares: dict[str, list[tf.Tensor]] = {}
     for piece in pieces:
         invariants = of_piece(context, piece)
         squares.setdefault(piece.reduction, []).append(tf.reduce_sum(invariants * invariants, axis=1))

@@ -230,7 +230,8 @@ class NativeEngine:
         numbers = np.array(self._present, dtype=np.int32)[species]
         if not graded:
             return results, numbers, made, made
-        assert self._lowering is not None and self._lowering.features is not None
+        assert self._lowering is not None
+        assert self._lowering.features is not None
         return results, numbers, *self._lowering.features.sums(made)
 
     def _exact_radials(self, species: IntArray, centre: IntArray, other: IntArray, vectors: Array) -> list[Array]:

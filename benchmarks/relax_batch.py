@@ -89,7 +89,8 @@ def main() -> None:
     settings = RelaxSettings(cell="full", fmax=options.fmax)
     extra = {"threads": options.threads} if options.threads else {}
     every = structures(options.structures)
-    part = every if options.sample is None else every[:: max(1, len(every) // options.sample)]
+    step = 1 if options.sample is None else max(1, len(every) // options.sample)
+    part = every[::step]
     engine = create_engine(None, options.engine, **extra)
     shared = GraceCalculator(engine=engine)
     relax(every[0], shared, settings)  # libraries loaded
@@ -129,10 +130,12 @@ def main() -> None:
         rates[way] = report(way, len(part), time.perf_counter() - started, evaluations, converged)
     for way, rate in rates.items():
         print(f"batch over {way}: {batch / rate:.1f} x")
-    numbers = range(0, len(every), max(1, len(every) // len(part))) if len(part) < len(every) else range(len(every))
-    differences = [1e3 * (many[i].final.energy_per_atom - e) for i, e in zip(numbers, energies, strict=False)]
+    numbers = range(0, len(every), step)
+    differences = [1e3 * (many[i].final.energy_per_atom - e) for i, e in zip(numbers, energies, strict=True)]
+    alone = [1e3 * (many[i].final.energy_per_atom - r.final.energy_per_atom) for i, r in zip(numbers, one, strict=True)]
     same = sum(abs(d) < 1.0 for d in differences)
     print(f"same minimum as ASE (1 meV/atom): {same} of {len(differences)}, lower {sum(d < -1 for d in differences)}")
+    print(f"same minimum as one at a time: {sum(abs(d) < 1.0 for d in alone)} of {len(alone)}")
 
 
 if __name__ == "__main__":

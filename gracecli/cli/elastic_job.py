@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gracecli.cli.folder_job import Bar, Entry, FolderJob
-from gracecli.cli.output import json_text
 from gracecli.errors import GraceError, PhysicsError
 
 if TYPE_CHECKING:
@@ -30,19 +29,17 @@ class ElasticJob(FolderJob):
 
     def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
         """One crystal."""
-        from gracecli.files import write_folder_atomically
         from gracecli.run.elastic import elastic
         from gracecli.run.elastic_files import elastic_document, write_files
 
         assert entry.structure is not None
-        assert entry.folder is not None
         with Bar(f"{Path(entry.name).name}: strained cells") as bar:
             result = elastic(entry.structure.atoms, calculator, self.settings, progress=bar)
         graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
-        document = {"name": entry.name, **elastic_document(result), **graded, "folder": str(entry.folder)}
-        text = json_text(self.schema, self.version, document, self.units())
-        write_folder_atomically(
-            entry.folder, lambda folder: write_files(folder, result, text, self.plots), replace=entry.folder.exists()
+        document = self.keep(
+            entry,
+            {**elastic_document(result), **graded},
+            lambda folder, text: write_files(folder, result, text, self.plots),
         )
         return document, result.atoms
 

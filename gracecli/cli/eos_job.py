@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gracecli.cli.folder_job import Bar, Entry, FolderJob
 from gracecli.cli.gamma import gamma_line
-from gracecli.cli.output import Column, format_pairs, format_table, json_text
+from gracecli.cli.output import Column, format_pairs, format_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,19 +31,17 @@ class EosJob(FolderJob):
 
     def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
         """One crystal."""
-        from gracecli.files import write_folder_atomically
         from gracecli.run.eos import equation_of_state
         from gracecli.run.eos_files import eos_document, write_files
 
         assert entry.structure is not None
-        assert entry.folder is not None
         with Bar(f"{Path(entry.name).name}: volumes") as bar:
             result = equation_of_state(entry.structure.atoms, calculator, self.settings, progress=bar)
         graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
-        document = {"name": entry.name, **eos_document(result), **graded, "folder": str(entry.folder)}
-        text = json_text(self.schema, self.version, document, self.units())
-        write_folder_atomically(
-            entry.folder, lambda folder: write_files(folder, result, text, self.plots), replace=entry.folder.exists()
+        document = self.keep(
+            entry,
+            {**eos_document(result), **graded},
+            lambda folder, text: write_files(folder, result, text, self.plots),
         )
         return document, result.atoms
 

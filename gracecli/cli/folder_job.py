@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gracecli.cli.output import emit_json, plain, progress, verbosity, warn
+from gracecli.cli.output import emit_json, json_text, plain, progress, verbosity, warn
 from gracecli.errors import GraceError, InputError, PartialFailureError
 
 if TYPE_CHECKING:
@@ -61,6 +61,25 @@ class FolderJob:
         (gamma,) = grades_of(calculator.engine, [atoms])
         found = summarise(gamma, atoms.numbers)
         return None if found is None else found.to_dict()
+
+    def keep(self, entry: Entry, found: dict[str, Any], write: Callable[[Path, str], None]) -> dict[str, Any]:
+        """Write the folder of a structure, all or nothing; its document.
+
+        Parameters
+        ----------
+        entry : Entry
+        found : dict
+            What the run found.
+        write : callable
+            Fills an empty folder; gets the text of the document too.
+        """
+        from gracecli.files import write_folder_atomically
+
+        assert entry.folder is not None
+        document = {"name": entry.name, **found, "folder": str(entry.folder)}
+        text = json_text(self.schema, self.version, document, self.units())
+        write_folder_atomically(entry.folder, lambda folder: write(folder, text), replace=entry.folder.exists())
+        return document
 
     def values(self, document: dict[str, Any]) -> dict[str, Any]:
         """The numbers of a result that the store keeps apart from the document."""

@@ -99,7 +99,8 @@ def _dynamics(result: Document) -> list[str]:
         digits = _digits(item["error"])
         value = f"{item['coefficient']:.{digits}f} ± {item['error']:.{digits}f} · 10⁻⁹ m²/s"
         if not item["diffusive"]:
-            value = f"none (displacement grows as time^{item['exponent']:.2f})"
+            how = f"displacement grows as time^{item['exponent']:.2f}"
+            value = f"none ({how})" if item["bound"] else f"the run is too short to tell ({how}, bending)"
         lines.append(f"  diffusion {item['element']:<7} {value}")
     for pair in result["pair_distributions"]:
         if _finite(pair["first_peak"]):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gracecli.cli.folder_job import Bar, Entry, FolderJob
-from gracecli.cli.output import json_text
 from gracecli.errors import GraceError, PhysicsError
 
 if TYPE_CHECKING:
@@ -40,13 +39,11 @@ class PhononJob(FolderJob):
 
     def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
         """Phonons, perhaps of the structure that imaginary modes lead to, perhaps at several volumes."""
-        from gracecli.files import write_folder_atomically
         from gracecli.run.phonon_files import phonon_document, write_files
         from gracecli.run.phonon_follow import follow
         from gracecli.run.quasiharmonic import quasiharmonic, with_same_supercell
 
         assert entry.structure is not None
-        assert entry.folder is not None
         assert self.settings is not None
         name = Path(entry.name).name
         with Bar(f"{name}: supercells") as bar:
@@ -62,15 +59,11 @@ class PhononJob(FolderJob):
 
             with Bar(f"{name}: supercells of the thermal conductivity") as bar:
                 transport = conductivity(result.atoms, calculator, self.settings, self.conductivity, progress=bar)
-        document = {
-            "name": entry.name, **phonon_document(result, expansion, transport),
-            "extrapolation": self.extrapolation(result.atoms, calculator), "folder": str(entry.folder),
-        }  # fmt: skip
-        text = json_text(self.schema, self.version, document, self.units())
-        write_folder_atomically(
-            entry.folder,
-            lambda folder: write_files(folder, result, text, expansion, transport, self.plots),
-            replace=entry.folder.exists(),
+        graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
+        document = self.keep(
+            entry,
+            {**phonon_document(result, expansion, transport), **graded},
+            lambda folder, text: write_files(folder, result, text, expansion, transport, self.plots),
         )
         return document, result.atoms
 

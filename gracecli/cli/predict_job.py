@@ -19,6 +19,7 @@ from gracecli.engine.base import Results
 from gracecli.errors import GraceError, InputError, PartialFailureError
 from gracecli.fit.metrics import Prediction
 from gracecli.fit.scores import Scores, frame_of, plot_parity
+from gracecli.report.calibration import Calibration, plot_calibration
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -45,6 +46,8 @@ UNITS = {
     "stress_rmse": "GPa",
     "energy_difference": "meV/atom",
     "forces_by_element": "meV/Å",
+    "spread": "standard deviation over the models; energy_per_atom meV/atom, forces_* eV/Å",
+    "force_error": "eV/Å",
 }
 LISTED = 1000  # structures that the document lists one by one; metrics are of all
 CHUNK_ATOMS, CHUNK_STRUCTURES = 1000, 64
@@ -61,17 +64,20 @@ class Job:
     force: bool
     as_json: bool
     gamma: GammaJob
+    others: tuple[EngineChoice, ...] = ()
+    calibration: Path | None = None
     count: int = 0
     failed: list[tuple[str, GraceError]] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)
     scores: Scores = field(default_factory=Scores)
+    calibrated: Calibration = field(default_factory=Calibration)
     answered: int = 0
     interrupted: bool = False
 
     def __post_init__(self) -> None:
         from gracecli.run.outputs import check_writable
 
-        for path in (self.output, self.plot):
+        for path in (self.output, self.plot, self.calibration):
             if path is not None:
                 check_writable(path, self.force)
         if self.output is not None and self.output.suffix not in (".extxyz", ".xyz"):
@@ -103,6 +109,11 @@ class Job:
                 plot_parity(self.scores, self.plot)
             else:
                 warn(f"no labels, so nothing to plot: {self.plot} was not written")
+        if self.calibration is not None:
+            if self.calibrated.gamma:
+                plot_calibration(self.calibrated, self.calibration)
+            else:
+                warn(f"no labelled forces or no grades: {self.calibration} was not written")
 
     def _results(
         self, choice: EngineChoice, spread: Spread, calculation: Calculation, memory: Memory
@@ -136,7 +147,7 @@ class Job:
         from gracecli.run.spread import spread
         from gracecli.run.work import chunks_of
 
-        work = PredictWork(choice, wanted_structures(options.batch))
+        work = PredictWork(choice, wanted_structures(options.batch), self.others)
         if not options.spreads:
             yield from predict_chunk(work, inputs)
             return
@@ -177,6 +188,10 @@ class Job:
             frame = None
         if frame is not None:
             self.scores.add(frame, Prediction(result.energy, result.forces, result.stress))
+            if self.calibration is not None and "gamma" in result.extra:
+                named = structure.path.name.startswith(("train", "valid", "test"))  # folder/test.extxyz
+                source = structure.path.resolve().parent.name if named else frame.set_name
+                self.calibrated.add(result.extra["gamma"], result.forces - frame.forces, source)
         extrapolation = self.gamma.take(structure.name, atoms, result.extra.get("gamma"))
         if len(self.listed) >= LISTED:
             return
@@ -193,6 +208,7 @@ class Job:
                 "stress": stress,
                 "energy_error": error_per_atom if error_per_atom is not None and np.isfinite(error_per_atom) else None,
                 "extrapolation": extrapolation,
+                "spread": _spread(result.extra),
                 "source": "computed" if stored is None else "store",
                 "store_result": stored,
             }
@@ -227,6 +243,9 @@ class Job:
             ],
             "errors": report,
             "extrapolation": self.gamma.document(),
+            "committee": [other.model for other in self.others],
+            "calibration": self.calibrated.report(),
+            "calibration_plot": self.calibration if self.calibrated.gamma else None,
             "output": self.output,
             "plot": self.plot if report else None,
         }
@@ -275,10 +294,23 @@ def labelled(atoms: Atoms, result: Results) -> Atoms:
     results["energies"] = result.energies
     if not np.isnan(result.stress).any():
         results["stress"] = result.stress
-    if "gamma" in result.extra:
-        copy.arrays["gamma"] = np.array(result.extra["gamma"])
+    for name in ("gamma", "forces_std"):
+        if name in result.extra:
+            copy.arrays[name] = np.array(result.extra[name])
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
+
+
+def _spread(extra: dict[str, Any]) -> dict[str, float] | None:
+    """How far the models of a committee are apart."""
+    if "forces_std" not in extra:
+        return None
+    forces = extra["forces_std"]
+    return {
+        "energy_per_atom": 1e3 * extra["energy_std"],
+        "forces_mean": float(forces.mean()),
+        "forces_max": float(forces.max()),
+    }
 
 
 def _outcome(structure: Structure, atoms: Atoms, result: Results, calculation: Calculation) -> Any:

@@ -24,10 +24,13 @@ _COMMANDS = {
 }
 
 _OPTIMIZERS = {
-    # name: (class in ase.optimize, help); all of them are in ASE 3.25, the oldest we accept
+    # name: (class in ase.optimize or elsewhere, help); all of ASE's are in 3.25, the oldest we accept
     "fire": ("FIRE", "Fast inertial relaxation engine; robust far from the minimum."),
     "fire2": ("FIRE2", "FIRE with corrected integration; usually fewer steps."),
-    "lbfgs": ("LBFGS", "Limited-memory quasi-Newton; fast near the minimum, cheap for many atoms."),
+    "lbfgs": (
+        "gracecli.run.quasi_newton:QuasiNewton",
+        "Limited-memory quasi-Newton; fast near the minimum, cheap for many atoms.",
+    ),
     "lbfgs-line-search": ("LBFGSLineSearch", "Limited-memory quasi-Newton with a line search."),
     "bfgs": ("BFGS", "Quasi-Newton with the full Hessian; best for small structures."),
     "bfgs-line-search": ("BFGSLineSearch", "Quasi-Newton with a line search (energy decreases at every step)."),
@@ -102,9 +105,9 @@ def gracecli_register_engines() -> Iterator[EngineSpec]:
 
 @hookimpl
 def gracecli_register_optimizers() -> Iterator[OptimizerSpec]:
-    """Provide ASE's optimizers."""
-    for name, (attribute, text) in _OPTIMIZERS.items():
-        yield OptimizerSpec(name=name, help=text, factory=f"ase.optimize:{attribute}")
+    """Provide ASE's optimizers, and one of ours."""
+    for name, (place, text) in _OPTIMIZERS.items():
+        yield OptimizerSpec(name=name, help=text, factory=place if ":" in place else f"ase.optimize:{place}")
 
 
 @hookimpl

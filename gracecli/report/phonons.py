@@ -52,10 +52,12 @@ def plot_dos(result: PhononResult, path: Path) -> None:
     axis = figure.subplots()
     axis.plot(dos.frequency_points, dos.dos, color="0.2", linewidth=1.4, label="total")
     symbols = np.array(result.phonon.primitive.symbols)
-    for symbol in dict.fromkeys(symbols.tolist()):
+    for symbol in dict.fromkeys(symbols.tolist()) if len(set(symbols.tolist())) > 1 else ():
         share = np.asarray(parts.projected_dos)[symbols == symbol].sum(axis=0)
         axis.plot(parts.frequency_points, share, linewidth=1.2, label=symbol)
     axis.set(xlabel="frequency (THz)", ylabel="density of states (1/THz per primitive cell)")
+    occupied = np.asarray(dos.frequency_points)[np.asarray(dos.dos) > 0]
+    axis.set_xlim(min(0.0, 1.05 * float(occupied.min())), 1.05 * float(occupied.max()))
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
     _save(figure, path)

@@ -35,7 +35,6 @@ from ase.units import GPa
 from numpy.typing import NDArray
 
 from gracecli.errors import InputError, UsageError
-from gracecli.run.cell import CellMode
 from gracecli.run.elastic_tensor import (
     Moduli,
     ieee_rotation,
@@ -46,7 +45,7 @@ from gracecli.run.elastic_tensor import (
     smallest_eigenvalue,
     strain_matrix,
 )
-from gracecli.run.relax_cells import Progress, bare, relax_cells
+from gracecli.run.relax_cells import Progress, relax_cells, relaxed_reference
 from gracecli.run.result import RelaxSettings
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ def elastic(
     started = time.perf_counter()
     if not atoms.pbc.all() or atoms.cell.rank < 3:
         raise InputError("elastic constants need a structure that is periodic in three directions")
-    reference = _reference(atoms, calculator, settings)
+    reference = relaxed_reference(atoms, calculator, settings.relax, settings.fmax, settings.smax)
     operations = point_group(reference, SYMMETRY_TOLERANCE)
     basis = invariant_basis(operations)
     linear, quadratic = select_patterns(basis, settings)
@@ -309,17 +308,6 @@ def evaluate(
         energies.append(calculator.get_property("energy", cell))
         stresses.append(np.array(calculator.get_property("stress", cell)))
     return np.array(energies), np.array(stresses)
-
-
-def _reference(atoms: Atoms, calculator: Calculator, settings: ElasticSettings) -> Atoms:
-    free = atoms.copy()
-    free.set_constraint()
-    if settings.relax == "none":
-        return free
-    cell: CellMode = "full" if settings.relax == "full" else "none"
-    wanted = RelaxSettings(fmax=settings.fmax, smax=settings.smax, steps=1000, cell=cell, fix_symmetry=True)
-    (result,) = relax_cells([free], calculator, wanted, lambda number: "the reference", "loosen --fmax or --smax")
-    return bare(result)
 
 
 def _strained(reference: Atoms, pattern: Array, amplitude: float) -> Atoms:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from gracecli.errors import InputError, PhysicsError, UsageError
 from gracecli.run.cell import CellMode
-from gracecli.run.relax_cells import Progress, bare, relax_cells
+from gracecli.run.relax_cells import Progress, bare, relax_cells, relaxed_reference
 from gracecli.run.result import RelaxSettings
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def equation_of_state(
     started = time.perf_counter()
     if not atoms.pbc.all() or atoms.cell.rank < 3:
         raise InputError("an equation of state needs a structure that is periodic in three directions")
-    reference = _reference(atoms, calculator, settings)
+    reference = relaxed_reference(atoms, calculator, settings.relax, settings.fmax, settings.smax)
     factors = 1.0 + np.linspace(-settings.strain, settings.strain, settings.points)
     cells = [_scaled(reference, factor) for factor in factors]
     mode: CellMode = "none" if settings.clamped else "shape"
@@ -291,17 +291,6 @@ def _bulk_from_stress(volumes: Array, pressures: Array, volume: float) -> float:
     near = np.argsort(np.abs(volumes - volume))[:5]
     slope = np.polyfit(volumes[near] - volume, pressures[near], 2)[1]
     return float(-volume * slope)
-
-
-def _reference(atoms: Atoms, calculator: Calculator, settings: EosSettings) -> Atoms:
-    free = atoms.copy()
-    free.set_constraint()
-    if settings.relax == "none":
-        return free
-    cell: CellMode = "full" if settings.relax == "full" else "none"
-    wanted = RelaxSettings(fmax=settings.fmax, smax=settings.smax, steps=1000, cell=cell, fix_symmetry=True)
-    (result,) = relax_cells([free], calculator, wanted, lambda number: "the reference", "loosen --fmax or --smax")
-    return bare(result)
 
 
 def _scaled(reference: Atoms, factor: float) -> Atoms:

@@ -134,7 +134,7 @@ def _displacements(result: MdResult, path: Path) -> Path:
     for number, item in enumerate(result.diffusions):
         text = f"{item.element}: D = {_with_error(item.coefficient, item.coefficient_error)} · 10⁻⁹ m²/s"
         if not item.diffusive:
-            text = f"{item.element}: no diffusion"
+            text = f"{item.element}: {'no diffusion' if item.bound else 'too short a run to tell'}"
         time = item.time / 1e3
         axis.plot(time, item.msd, lw=1.2, color=f"C{number % 10}", label=text)
         axis.fill_between(time, item.msd - item.error, item.msd + item.error, color=f"C{number % 10}", alpha=0.3, lw=0)

@@ -138,7 +138,10 @@ class MdResult:
                     "coefficient": d.coefficient,
                     "error": d.coefficient_error,
                     "exponent": d.exponent,
+                    "exponent_early": d.early,
+                    "exponent_late": d.late,
                     "diffusive": d.diffusive,
+                    "bound": d.bound,
                 }
                 for d in self.diffusions
             ],

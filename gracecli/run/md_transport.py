@@ -15,8 +15,9 @@ C_a, S_a           ``Vibrations.vacf``, ``Vibrations.dos`` (per THz)
 
 Error bars: the trajectory is cut into blocks, each gives an estimate, and the standard error of their mean is shown.
 A diffusion coefficient is the slope between a tenth and a half of the block's length, and means something only where
-the displacement grows linearly there: its exponent is reported beside it. Where the cell changes, atoms move with it:
-displacements are those of fractional coordinates in the mean cell.
+the displacement grows linearly there: its exponent is reported beside it, and must be alike in both halves of the
+window, since the bend from free flight to the plateau of a solid is straight for a moment too. Where the cell changes,
+atoms move with it: displacements are those of fractional coordinates in the mean cell.
 
 Source: M. P. Allen, D. J. Tildesley, Computer Simulation of Liquids, 2nd ed. (Oxford, 2017), chapters 2.7, 8.3.
 """
@@ -53,6 +54,8 @@ class Diffusion:
         1e-9 m²/s.
     exponent : float
         Power of time that the displacement grows with where the slope is taken: 1 for diffusion, 0 in a solid.
+    early, late : float
+        The same in the first and in the second half of that window.
     """
 
     element: str
@@ -62,11 +65,18 @@ class Diffusion:
     coefficient: float
     coefficient_error: float
     exponent: float
+    early: float
+    late: float
 
     @property
     def diffusive(self) -> bool:
         """Whether the coefficient means something."""
-        return 0.7 < self.exponent < 1.3
+        return 0.7 < self.exponent < 1.3 and abs(self.early - self.late) < 0.5
+
+    @property
+    def bound(self) -> bool:
+        """Whether the atoms stay where they are, as far as the run can tell."""
+        return self.late < 0.5
 
 
 @dataclass(frozen=True)
@@ -119,9 +129,20 @@ def diffusion(trajectory: Trajectory, frames: slice) -> list[Diffusion]:
         time = np.asarray(lags * spacing, dtype=np.float64)
         slopes = [np.polyfit(time[fit], curve[fit], 1)[0] / 6.0 for curve in found]
         value, deviation = block_average(np.array(slopes) * 1e4)  # Å²/fs = 1e-5 m²/s = 1e4 · 1e-9 m²/s
-        exponent = float(np.polyfit(np.log(time[fit]), np.log(np.maximum(msd[fit], 1e-12)), 1)[0])
-        results.append(Diffusion(chemical_symbols[z], time, msd, error, float(value), float(deviation), exponent))
+        middle = (fit.start + fit.stop) // 2
+        halves = slice(fit.start, middle + 1), slice(middle, fit.stop)
+        whole, early, late = (_exponent(time[part], msd[part]) for part in (fit, *halves))
+        results.append(
+            Diffusion(chemical_symbols[z], time, msd, error, float(value), float(deviation), whole, early, late)
+        )
     return results
+
+
+def _exponent(time: Array, msd: Array) -> float:
+    """Slope of the logarithm over that of time; NaN for a single point."""
+    if len(time) < 2:
+        return float("nan")
+    return float(np.polyfit(np.log(time), np.log(np.maximum(msd, 1e-12)), 1)[0])
 
 
 def _displacements(trajectory: Trajectory, block: range) -> Array:

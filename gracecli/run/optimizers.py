@@ -45,7 +45,9 @@ def may_climb(optimizer: Any) -> bool:
     """Whether it takes quasi-Newton steps without looking at the energy."""
     from ase.optimize import BFGS, LBFGS, LBFGSLineSearch
 
-    return isinstance(optimizer, (BFGS, LBFGS)) and not isinstance(optimizer, LBFGSLineSearch)
+    from gracecli.run.quasi_newton import QuasiNewton
+
+    return isinstance(optimizer, (BFGS, LBFGS, QuasiNewton)) and not isinstance(optimizer, LBFGSLineSearch)
 
 
 class Descent:

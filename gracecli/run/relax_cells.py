@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ase import Atoms
 
 from gracecli.errors import GraceError, NotConvergedError
-from gracecli.run.relax import relax
+from gracecli.run.cell import CellMode
+from gracecli.run.relax import relax as relax_one
 from gracecli.run.result import RelaxResult, RelaxSettings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def relax_cells(
         name = str(getattr(calculator, "model_name", ""))
         outcomes = relax_many(enumerate(cells), calculator.engine, settings, model=name)
     else:
-        outcomes = ((number, relax(cell, calculator, settings)) for number, cell in enumerate(cells))
+        outcomes = ((number, relax_one(cell, calculator, settings)) for number, cell in enumerate(cells))
     for key, outcome in outcomes:
         assert isinstance(key, int)
         if isinstance(outcome, GraceError):
@@ -72,6 +73,29 @@ def relax_cells(
         if progress is not None:
             progress(len(found), len(cells))
     return [found[number] for number in range(len(cells))]
+
+
+def relaxed_reference(atoms: Atoms, calculator: Calculator, relax: str, fmax: float, smax: float) -> Atoms:
+    """The structure without constraints, relaxed in its symmetry: ``full``, ``positions``, or not (``none``).
+
+    Parameters
+    ----------
+    fmax, smax : float
+        eV/Å and GPa.
+
+    Raises
+    ------
+    NotConvergedError
+        It did not relax.
+    """
+    free = atoms.copy()
+    free.set_constraint()
+    if relax == "none":
+        return free
+    cell: CellMode = "full" if relax == "full" else "none"
+    settings = RelaxSettings(fmax=fmax, smax=smax, steps=1000, cell=cell, fix_symmetry=True)
+    (result,) = relax_cells([free], calculator, settings, lambda number: "the reference", "loosen --fmax or --smax")
+    return bare(result)
 
 
 def bare(result: RelaxResult) -> Atoms:

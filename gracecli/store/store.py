@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from gracecli.store.index import HashIndex
     from gracecli.store.lineage import Node, Step
-    from gracecli.store.results import Calculation, Outcome, Recorded, Recorder
+    from gracecli.store.recording import Recorder
+    from gracecli.store.results import Calculation, Outcome, Recorded
 
 Array = NDArray[Any]
 BATCH = 1000
@@ -379,7 +380,7 @@ class Store:
         files : mapping, optional
             Input files and their sha256.
         """
-        from gracecli.store.results import Recorder
+        from gracecli.store.recording import Recorder
         from gracecli.store.runs import Run
 
         if self.mode != "a":

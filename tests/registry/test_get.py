@@ -257,7 +257,6 @@ def test_commands(server, library):
     assert "Test-1L" in unknown.stderr
 
 
-@pytest.mark.slow
 def test_a_fixture_archive_ends_in_a_relaxation(server, shared_folder, tmp_path):
     """``grace models get`` of a published checkpoint, then ``grace relax -m NAME``, as a user types them."""
     folder = shared_folder / "fixtures" / "grace" / "grace_1l_tiny"

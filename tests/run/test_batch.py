@@ -84,6 +84,20 @@ def test_every_cell_mode_ends_where_one_at_a_time_does(engine, mode, optimizer):
         assert [type(c) for c in found[i].atoms.constraints] == [type(c) for c in atoms.constraints]
 
 
+def test_one_at_a_time_takes_the_same_steps(engine):
+    """Also through regions that are not convex, where ASE's own LBFGS would run in circles."""
+    settings = RelaxSettings(cell="full", fmax=0.02)
+    given = [disturbed(bulk("Cu", "bcc", a=2.9) * (2, 2, 2), 0.03, 0.1, seed) for seed in range(4)]
+    given += [disturbed(bulk("Al", "sc", a=2.7) * (2, 2, 1), 0.03, 0.1, seed) for seed in range(4)]
+    many = dict(relax_many(enumerate(given), engine, settings))
+    calculator = GraceCalculator(engine=engine)
+    for number, atoms in enumerate(given):
+        alone = relax(atoms, calculator, settings)
+        assert alone.converged
+        assert many[number].steps == alone.steps
+        np.testing.assert_allclose(many[number].atoms.positions, alone.atoms.positions, atol=1e-5)
+
+
 def test_pressure_is_an_enthalpy(engine):
     settings = RelaxSettings(cell="full", pressure=20.0, fmax=1e-3, smax=1e-3)
     structures = crystals()[:2]

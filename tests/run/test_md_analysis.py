@@ -103,6 +103,20 @@ def test_random_walk_has_its_diffusion_coefficient_and_a_crystal_has_none(tmp_pa
     assert abs(found.coefficient) < 4 * found.coefficient_error + 1e-3
 
 
+def test_a_few_vibrations_are_no_diffusion(tmp_path):
+    """From free flight to the turning point the displacement of an oscillator is straight for a moment."""
+    rng = np.random.default_rng(6)
+    atoms = bulk("Cu", cubic=True) * (4, 4, 4)
+    periods = rng.uniform(180.0, 260.0, size=(len(atoms), 3))
+    phases = rng.uniform(0, 2 * np.pi, size=(len(atoms), 3))
+    time = 10.0 * np.arange(130)[:, None, None]
+    positions = atoms.positions + 0.1 * np.sin(2 * np.pi * time / periods + phases)
+    with trajectory_of(tmp_path / "short.h5md", atoms, positions) as short:
+        (found,) = diffusion(short, slice(None))
+    assert 0.7 < found.exponent < 1.3  # which alone would look like diffusion
+    assert not found.diffusive
+
+
 def test_displacements_leave_out_the_cell_and_the_centre_of_mass(tmp_path):
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     scale = 1.0 + 0.03 * np.sin(np.arange(100) / 9.0)

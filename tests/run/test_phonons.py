@@ -55,6 +55,25 @@ def test_harmonic_chain_has_its_dispersion():
     assert result.displacements == 2
 
 
+def test_born_charges_split_the_optical_modes(tmp_path):
+    """nu_LO^2 - nu_TO^2 = 4 pi (e^2/4 pi eps0) Z^2 / (eps V mu) in a cubic crystal of two atoms."""
+    atoms = bulk("NaCl", "cesiumchloride", a=3.8)
+    (tmp_path / "BORN").write_text(
+        "14.399652\n5 0 0 0 5 0 0 0 5\n1.3 0 0 0 1.3 0 0 0 1.3\n-1.3 0 0 0 -1.3 0 0 0 -1.3\n"
+    )
+    settings = PhononSettings(supercell=(3, 3, 3), relax="none", mesh=20.0, born=tmp_path / "BORN")
+    result = phonons(atoms, LennardJones(sigma=3.0, epsilon=0.1, rc=5.0), settings)
+    split = []
+    for direction in ([1, 0, 0], [1, 1, 1], [0.3, -0.5, 0.8]):
+        result.phonon.run_qpoints([[0, 0, 0]], nac_q_direction=direction)
+        low, middle, high = np.sort(result.phonon.qpoints.frequencies[0])[3:]
+        assert low == pytest.approx(middle, abs=1e-6)
+        split.append(high**2 - low**2)
+    mass = 1 / (1 / atoms.get_masses()).sum()
+    expected = 4 * np.pi * 14.399652 * 1.3**2 / (5 * atoms.get_volume() * mass) * THZ**2
+    np.testing.assert_allclose(split, expected, rtol=1e-3)
+
+
 def nearest_neighbour_fcc():
     atoms = bulk("Ar", "fcc", a=np.sqrt(2) * 2 ** (1 / 6) * 3.4)
     return atoms, LennardJones(sigma=3.4, epsilon=0.0104, rc=4.6, smooth=False)

@@ -341,8 +341,8 @@ def test_a_climbing_quasi_newton_run_returns_and_goes_on_downhill():
             super().calculate(atoms, properties, system_changes)
             x = self.atoms.positions
             self.results = {
-                "energy": float(np.sum(0.05 * x**2 + 2.0 * np.cos(4.0 * x))),
-                "forces": -(0.1 * x - 8.0 * np.sin(4.0 * x)),
+                "energy": float(np.sum(0.05 * x**2 + 2.0 * np.cos(12.0 * x))),
+                "forces": -(0.1 * x - 24.0 * np.sin(12.0 * x)),
             }
 
     climbed = 0

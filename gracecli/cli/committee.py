@@ -22,8 +22,8 @@ def committee_options(function: Decorated) -> Decorated:
         ["-m", "--model", "models"],
         multiple=True,
         metavar="NAME|PATH",
-        help="Model; several, or a folder of .grace files, are a committee: the results are of the first, with the spread "
-        "of all. [default: the bundled model]",
+        help="Model; several, or a folder of .grace files, are a committee: results are of the first, with the "
+        "spread of all. [default: the bundled model]",
     )
     return function
 

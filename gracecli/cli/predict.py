@@ -76,8 +76,8 @@ def command(
     from gracecli.cli.predict_job import Job
     from gracecli.cli.relax_job import terminable
     from gracecli.cli.relax_many import Spread
-    from gracecli.fit.config import DataConfig
     from gracecli.errors import UsageError
+    from gracecli.fit.config import DataConfig
     from gracecli.run.work import EngineChoice
 
     spread, memory = Spread(batch, jobs, dask), Memory(store, rerun)

@@ -36,7 +36,9 @@ def predict_text(document: Mapping[str, Any]) -> str:
     if document["from_store"]:
         lines.append(f"from the store    {document['from_store']} of {document['structures']}")
     lines += [
-        f"{name:<16}  {document[key]}" for name, key in (("written to", "output"), ("plot", "plot"), ("calibration", "calibration_plot")) if document[key]
+        f"{name:<16}  {document[key]}"
+        for name, key in (("written to", "output"), ("plot", "plot"), ("calibration", "calibration_plot"))
+        if document[key]
     ]
     return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])])
 

@@ -5,6 +5,7 @@ Per atom: gamma and the length of the force error; per structure: the largest of
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class Calibration:
             return None
         gamma, error = self.atoms.pairs.T
         rows = []
-        for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+        for low, high in pairwise(EDGES):
             inside = (gamma > low) & (gamma <= high)
             if inside.any():
                 own = error[inside]

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from grace_native.engine import NativeEngine
 from native_models import read
 
 from gracecli.engine.neighbours import build_graph
 from gracecli.model.grade import ExtrapolationGrade, energy_reductions, invariant_pieces
-from grace_native.engine import NativeEngine
 
 MODELS = ["1l", "2l", "fs"]
 

@@ -35,8 +35,11 @@ class ElasticJob(FolderJob):
         assert entry.structure is not None
         with Bar(f"{Path(entry.name).name}: strained cells") as bar:
             result = elastic(entry.structure.atoms, calculator, self.settings, progress=bar)
+        graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
         document = self.keep(
-            entry, elastic_document(result), lambda folder, text: write_files(folder, result, text, self.plots)
+            entry,
+            {**elastic_document(result), **graded},
+            lambda folder, text: write_files(folder, result, text, self.plots),
         )
         return document, result.atoms
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from gracecli.cli.gamma import gamma_line
 from gracecli.cli.output import Column, format_pairs, format_table
 
 Document = Mapping[str, Any]
@@ -44,6 +45,8 @@ def elastic_card(result: Document) -> str:
     if result["difference"] is not None:
         checks.append(("stress against energy", f"constants differ by at most {result['difference']:.3f} GPa"))
     checks.append(("Born stability", _stability(result)))
+    if result.get("extrapolation"):
+        checks.append(("extrapolation", gamma_line(result["extrapolation"])))
     checks.append(("written to", result["folder"]))
     checks += [("warning", text) for text in result["warnings"]]
     lines = format_pairs([*values, *checks], indent="  ").splitlines()

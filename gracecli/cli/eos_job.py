@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from gracecli.cli.folder_job import Bar, Entry, FolderJob
+from gracecli.cli.gamma import gamma_line
 from gracecli.cli.output import Column, format_pairs, format_table
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ class EosJob(FolderJob):
         assert entry.structure is not None
         with Bar(f"{Path(entry.name).name}: volumes") as bar:
             result = equation_of_state(entry.structure.atoms, calculator, self.settings, progress=bar)
+        graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
         document = self.keep(
-            entry, eos_document(result), lambda folder, text: write_files(folder, result, text, self.plots)
+            entry,
+            {**eos_document(result), **graded},
+            lambda folder, text: write_files(folder, result, text, self.plots),
         )
         return document, result.atoms
 
@@ -87,6 +91,8 @@ def eos_card(result: Document) -> str:
         ("by stresses near V0", f"B0 {result['bulk_from_stress']:.2f} GPa"),
         ("written to", result["folder"]),
     ]
+    if result.get("extrapolation"):
+        checks.insert(-1, ("extrapolation", gamma_line(result["extrapolation"])))
     checks += [("warning", text) for text in result["warnings"]]
     lines = format_pairs([*values, *checks], indent="  ").splitlines()
     return "\n".join([head, "", *lines[: len(values)], "", *lines[len(values) :]])

@@ -54,6 +54,14 @@ class FolderJob:
         """Do the work for one structure, write its folder; its document, and the geometry that it is about."""
         raise NotImplementedError
 
+    def extrapolation(self, atoms: Atoms, calculator: GraceCalculator) -> dict[str, Any] | None:
+        """How far a geometry is outside the data of the model, where the model tells."""
+        from gracecli.run.extrapolation import grades_of, summarise
+
+        (gamma,) = grades_of(calculator.engine, [atoms])
+        found = summarise(gamma, atoms.numbers)
+        return None if found is None else found.to_dict()
+
     def keep(self, entry: Entry, found: dict[str, Any], write: Callable[[Path, str], None]) -> dict[str, Any]:
         """Write the folder of a structure, all or nothing; its document.
 

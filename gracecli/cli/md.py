@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gracecli.cli.gamma import gamma_options
 from gracecli.cli.many import store_options
 from gracecli.cli.options import (
     config_option,
@@ -20,7 +21,7 @@ from gracecli.cli.options import (
 )
 from gracecli.errors import UsageError
 
-_WITH_RESUME = {"resume", "time", "steps", "as_json", "strict", "plots", "config"}
+_WITH_RESUME = {"resume", "max_gamma", "collect_gamma", "time", "steps", "as_json", "strict", "plots", "config"}
 _WITH_ANALYSE = {"analyse", "output", "as_json", "strict", "plots", "force", "equilibration", "config"}
 _POSITIVE = click.IntRange(min=1)
 
@@ -100,6 +101,7 @@ _POSITIVE = click.IntRange(min=1)
     metavar="Å",
     help="Stop when atoms are closer than this many Å.  [default: by the elements]",
 )
+@gamma_options("Looked at with every row of the log (--thermo-every); beyond it the run stops with exit code 9.")
 @click.option("--strict", is_flag=True, help="Exit code 9 when a check of the result fails.")
 @plots_option
 @click.option(
@@ -141,8 +143,8 @@ def command(context: click.Context, **options: Any) -> int:
     uninterrupted one, bit for bit on the same machine.
 
     \b
-    Exit codes: 0 done (failed checks are marked; with --strict they are 9); 4 bad input; 9 exploded (last good
-    structure and checkpoint kept); 5 some of many failed; 130 interrupted, checkpoint saved.
+    Exit codes: 0 done (failed checks are marked; with --strict they are 9); 4 bad input; 9 exploded, or beyond
+    --max-gamma (last good structure and checkpoint kept); 5 some of many failed; 130 interrupted, checkpoint saved.
     """
     given = {
         name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE

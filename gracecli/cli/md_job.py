@@ -73,6 +73,7 @@ def begin(structure: Structure, folder: Path, options: dict[str, Any], given: se
     from gracecli.cli.md_store import RunMemory
     from gracecli.run.md import Simulation
     from gracecli.run.md_files import MdFiles
+    from gracecli.run.md_gamma import GammaWatch
     from gracecli.run.md_start import start_warnings, supercell
 
     atoms = supercell(structure.atoms, options["supercell"] or (1, 1, 1))
@@ -85,13 +86,16 @@ def begin(structure: Structure, folder: Path, options: dict[str, Any], given: se
     choice = EngineChoice.of(options["model"], options["engine"], options["precision"], options["engine_option"])
     memory = RunMemory(options["store"], options["rerun"])
     known = memory.find(choice, options, settings, atoms)
-    if known is not None:
+    if known is not None and _answers(known, options["max_gamma"]):
         return Ended({**known, "name": structure.name})
     files = MdFiles(folder)
     with running(files, create=True):
         files.prepare(options["force"])
         calculator = make_calculator(choice, options["model"])
+        watch = GammaWatch.of(calculator, options["max_gamma"], options["collect_gamma"])
+        watch.arm(True)
         simulation = Simulation.begin(atoms, calculator, settings, options["keep_velocities"])
+        simulation.watch = watch
         simulation.calculator = identity_of(calculator, options["model"], options["engine_option"])
         drawn = options["seed"] is None
         simulation.origin = {
@@ -99,7 +103,18 @@ def begin(structure: Structure, folder: Path, options: dict[str, Any], given: se
             "keep_velocities": options["keep_velocities"], "store": memory.remember(files, atoms),
         }  # fmt: skip
         note(f"seed {settings.seed}{' (drawn)' if drawn else ''}")
+        try:
+            watch.look(simulation)  # a start beyond the limit leaves nothing to keep
+        except PhysicsError:
+            watch.collector.flush()
+            raise
         return _run(simulation, files, calculator, options, None)
+
+
+def _answers(known: dict[str, Any], limit: float | None) -> bool:
+    """Whether a stored run also keeps within ``--max-gamma``."""
+    graded = known.get("extrapolation")
+    return limit is None or (graded is not None and graded["gamma"] <= limit)
 
 
 def resume(options: dict[str, Any]) -> int:
@@ -107,6 +122,7 @@ def resume(options: dict[str, Any]) -> int:
     from gracecli.run.md import Simulation
     from gracecli.run.md_checkpoint import load_checkpoint
     from gracecli.run.md_files import MdFiles
+    from gracecli.run.md_gamma import GammaWatch
 
     path: Path = options["resume"]
     files = MdFiles(path if path.is_dir() else path.parent)
@@ -119,6 +135,8 @@ def resume(options: dict[str, Any]) -> int:
             raise UsageError(f"the run has done {state.step} steps, more than the {settings.steps} asked for")
         calculator = same_model(state.calculator)
         simulation = Simulation.resume(state, calculator, settings)
+        before = state.origin.get("gamma")
+        simulation.watch = GammaWatch.of(calculator, options["max_gamma"], options["collect_gamma"], before)
         note(f"resumed after {state.step} of {settings.steps} steps")
         return show(_run(simulation, files, calculator, options, state), options)
 
@@ -171,11 +189,14 @@ def _run(
     try:
         with stoppable() as wanted:
             outcome = run(simulation, recorder, live, wanted.is_set)
-        if outcome.status == "exploded":
+        if outcome.status in ("exploded", "extrapolated"):
             recorder.explosion()
     finally:
         live.close()
         recorder.close()
+        if simulation.watch is not None:
+            simulation.watch.arm(False)
+            simulation.watch.collector.flush()
     report_statistics(calculator)
     name = str(simulation.origin.get("name", ""))
     if outcome.status == "interrupted":
@@ -188,7 +209,9 @@ def _run(
     )  # fmt: skip
     trajectory = files.trajectory if settings.trajectory_every else None
     result = analyse(facts, files.log, trajectory, simulation.system.atoms)
+    watch = simulation.watch
     extra = {
+        "extrapolation": None if watch is None else watch.document(settings.thermo_every),
         "seed_drawn": simulation.origin.get("seed_drawn", False),
         "files": {
             "folder": str(files.folder),
@@ -218,6 +241,7 @@ def _finish(
 ) -> Ended:
     """Pictures and document; the error that the result stands for."""
     from gracecli.files import write_text_atomically
+    from gracecli.run.extrapolation import ADVICE
     from gracecli.run.md_plots import write_curves, write_pictures
     from gracecli.run.md_result import UNITS
 
@@ -233,9 +257,10 @@ def _finish(
     try:
         result.raise_for_status(options["strict"])
     except PhysicsError as error:
-        if result.status != "exploded":
+        if result.status not in ("exploded", "extrapolated"):
             return Ended(document, error)
-        hint = f"the last good structure is {extra['files']['final']}; {error.hint or 'try a smaller --timestep'}"
+        advice = ADVICE if result.status == "extrapolated" else "try a smaller --timestep"
+        hint = f"the last good structure is {extra['files']['final']}; {error.hint or advice}"
         return Ended(document, PhysicsError(error.message, hint))
     return Ended(document)
 

@@ -6,8 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gracecli.cli.gamma import gamma_line
+
 Document = Mapping[str, Any]
-_STATUS = {"finished": "finished", "exploded": "EXPLODED", "interrupted": "INTERRUPTED", "analysed": "analysed"}
+_STATUS = {
+    "finished": "finished", "exploded": "EXPLODED", "extrapolated": "EXTRAPOLATED", "interrupted": "INTERRUPTED",
+    "analysed": "analysed",
+}  # fmt: skip
 _MARK = {"passed": "ok", "failed": "FAILED", "undecided": "open"}
 _ROWS = (
     ("temperature", "temperature", "K"),
@@ -30,6 +35,9 @@ def md_card(result: Document) -> str:
     lines = [*_headline(result), "", *_averages(result)]
     for part in (_dynamics(result), _checks(result["checks"])):
         lines += ["", *part] if part else []
+    graded = result.get("extrapolation")
+    if graded:
+        lines += ["", f"  extrapolation     {gamma_line(graded)} (every {graded['every']} steps)"]
     files = result.get("files") or {}
     if files.get("folder"):
         lines += ["", f"  written to        {files['folder']}"]

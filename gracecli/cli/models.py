@@ -221,10 +221,10 @@ def verify(model: str | None, accept: bool, as_json: bool) -> None:
 
 
 def _register_remote() -> None:
-    """The subcommands that use the network, or carry models without it."""
-    from gracecli.cli import models_remote
+    """The subcommands of other files: grades; what uses the network, or carries models without it."""
+    from gracecli.cli import models_gamma, models_remote
 
-    for subcommand in (models_remote.get, models_remote.bundle, models_remote.unbundle):
+    for subcommand in (models_gamma.command, models_remote.get, models_remote.bundle, models_remote.unbundle):
         command.add_command(subcommand)
 
 

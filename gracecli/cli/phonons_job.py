@@ -59,9 +59,10 @@ class PhononJob(FolderJob):
 
             with Bar(f"{name}: supercells of the thermal conductivity") as bar:
                 transport = conductivity(result.atoms, calculator, self.settings, self.conductivity, progress=bar)
+        graded = {"extrapolation": self.extrapolation(result.atoms, calculator)}
         document = self.keep(
             entry,
-            phonon_document(result, expansion, transport),
+            {**phonon_document(result, expansion, transport), **graded},
             lambda folder, text: write_files(folder, result, text, expansion, transport, self.plots),
         )
         return document, result.atoms

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from gracecli.cli.gamma import gamma_line
 from gracecli.cli.output import Column, format_pairs, format_table
 
 Document = Mapping[str, Any]
@@ -64,6 +65,8 @@ def phonon_card(result: Document) -> str:
         )  # fmt: skip
     head = f"{PurePath(result['name']).name}: {result['formula']}, phonons with {result['model']}"
     checks += [("followed", _followed(step)) for step in result["followed"]]
+    if result.get("extrapolation"):
+        checks.append(("extrapolation", gamma_line(result["extrapolation"])))
     checks.append(("written to", result["folder"]))
     checks += [("warning", text) for text in result["warnings"]]
     lines = format_pairs([*rows, *checks], indent="  ").splitlines()

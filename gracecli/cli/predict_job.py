@@ -19,10 +19,12 @@ from gracecli.engine.base import Results
 from gracecli.errors import GraceError, InputError, PartialFailureError
 from gracecli.fit.metrics import Prediction
 from gracecli.fit.scores import Scores, frame_of, plot_parity
+from gracecli.report.calibration import Calibration, plot_calibration
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from gracecli.cli.gamma import GammaJob
     from gracecli.cli.relax_many import Spread
     from gracecli.fit.config import DataConfig
     from gracecli.run.structures import Structure
@@ -44,6 +46,8 @@ UNITS = {
     "stress_rmse": "GPa",
     "energy_difference": "meV/atom",
     "forces_by_element": "meV/Å",
+    "spread": "standard deviation over the models; energy_per_atom meV/atom, forces_* eV/Å",
+    "force_error": "eV/Å",
 }
 LISTED = 1000  # structures that the document lists one by one; metrics are of all
 CHUNK_ATOMS, CHUNK_STRUCTURES = 1000, 64
@@ -59,17 +63,21 @@ class Job:
     plot: Path | None
     force: bool
     as_json: bool
+    gamma: GammaJob
+    others: tuple[EngineChoice, ...] = ()
+    calibration: Path | None = None
     count: int = 0
     failed: list[tuple[str, GraceError]] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)
     scores: Scores = field(default_factory=Scores)
+    calibrated: Calibration = field(default_factory=Calibration)
     answered: int = 0
     interrupted: bool = False
 
     def __post_init__(self) -> None:
         from gracecli.run.outputs import check_writable
 
-        for path in (self.output, self.plot):
+        for path in (self.output, self.plot, self.calibration):
             if path is not None:
                 check_writable(path, self.force)
         if self.output is not None and self.output.suffix not in (".extxyz", ".xyz"):
@@ -95,11 +103,17 @@ class Job:
             bar.close()
             if writer is not None:
                 writer.finish(self.force)
+            self.gamma.finish()
         if self.plot is not None:
             if self.scores.labelled:
                 plot_parity(self.scores, self.plot)
             else:
                 warn(f"no labels, so nothing to plot: {self.plot} was not written")
+        if self.calibration is not None:
+            if self.calibrated.gamma:
+                plot_calibration(self.calibrated, self.calibration)
+            else:
+                warn(f"no labelled forces or no grades: {self.calibration} was not written")
 
     def _results(
         self, choice: EngineChoice, spread: Spread, calculation: Calculation, memory: Memory
@@ -116,7 +130,7 @@ class Job:
                 found = memory.find(calculation, structure.atoms)
                 if found is not None and found.output is not None and found.output.calc is not None:
                     stored[number] = found.id
-                    yield number, _from_store(found.output.calc.results)
+                    yield number, _from_store(found.output)
                 else:
                     yield number, structure.atoms
 
@@ -133,7 +147,7 @@ class Job:
         from gracecli.run.spread import spread
         from gracecli.run.work import chunks_of
 
-        work = PredictWork(choice, wanted_structures(options.batch))
+        work = PredictWork(choice, wanted_structures(options.batch), self.others)
         if not options.spreads:
             yield from predict_chunk(work, inputs)
             return
@@ -174,6 +188,11 @@ class Job:
             frame = None
         if frame is not None:
             self.scores.add(frame, Prediction(result.energy, result.forces, result.stress))
+            if self.calibration is not None and "gamma" in result.extra:
+                named = structure.path.name.startswith(("train", "valid", "test"))  # folder/test.extxyz
+                source = structure.path.resolve().parent.name if named else frame.set_name
+                self.calibrated.add(result.extra["gamma"], result.forces - frame.forces, source)
+        extrapolation = self.gamma.take(structure.name, atoms, result.extra.get("gamma"))
         if len(self.listed) >= LISTED:
             return
         stress = None if np.isnan(result.stress).any() else (np.asarray(result.stress) / GPa).tolist()
@@ -188,6 +207,8 @@ class Job:
                 "max_force": float(np.linalg.norm(result.forces, axis=1).max()),
                 "stress": stress,
                 "energy_error": error_per_atom if error_per_atom is not None and np.isfinite(error_per_atom) else None,
+                "extrapolation": extrapolation,
+                "spread": _spread(result.extra),
                 "source": "computed" if stored is None else "store",
                 "store_result": stored,
             }
@@ -201,7 +222,8 @@ class Job:
         if self.interrupted:
             return 130
         if not self.failed:
-            return 0
+            outside = self.gamma.error()
+            return 0 if outside is None else outside.exit_code
         codes = {error.exit_code for _, error in self.failed}
         return codes.pop() if len(self.failed) == self.count and len(codes) == 1 else PartialFailureError.exit_code
 
@@ -220,6 +242,10 @@ class Job:
                 for name, e in self.failed
             ],
             "errors": report,
+            "extrapolation": self.gamma.document(),
+            "committee": [other.model for other in self.others],
+            "calibration": self.calibrated.report(),
+            "calibration_plot": self.calibration if self.calibrated.gamma else None,
             "output": self.output,
             "plot": self.plot if report else None,
         }
@@ -235,6 +261,9 @@ class Job:
         if self.interrupted:
             click.echo(f"grace: interrupted after {self.count} structures", err=True)
             return 130
+        outside = self.gamma.error()
+        if not self.failed and outside is not None:
+            raise outside
         if not self.failed:
             return 0
         first = self.failed[0]
@@ -265,8 +294,23 @@ def labelled(atoms: Atoms, result: Results) -> Atoms:
     results["energies"] = result.energies
     if not np.isnan(result.stress).any():
         results["stress"] = result.stress
+    for name in ("gamma", "forces_std"):
+        if name in result.extra:
+            copy.arrays[name] = np.array(result.extra[name])
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
+
+
+def _spread(extra: dict[str, Any]) -> dict[str, float] | None:
+    """How far the models of a committee are apart."""
+    if "forces_std" not in extra:
+        return None
+    forces = extra["forces_std"]
+    return {
+        "energy_per_atom": 1e3 * extra["energy_std"],
+        "forces_mean": float(forces.mean()),
+        "forces_max": float(forces.max()),
+    }
 
 
 def _outcome(structure: Structure, atoms: Atoms, result: Results, calculation: Calculation) -> Any:
@@ -280,11 +324,13 @@ def _outcome(structure: Structure, atoms: Atoms, result: Results, calculation: C
     return Outcome(calculation, structure.atoms, values, output, units=units, source=str(structure.path))
 
 
-def _from_store(results: dict[str, Any]) -> Results:
+def _from_store(output: Atoms) -> Results:
+    results = output.calc.results
     size = len(results["forces"])
     energies = np.asarray(results.get("energies", np.full(size, np.nan)), dtype=float)
     stress = np.asarray(results.get("stress", np.full(6, np.nan)), dtype=float)
-    return Results(float(results["energy"]), energies, np.asarray(results["forces"]), stress)
+    extra = {"gamma": output.arrays["gamma"]} if "gamma" in output.arrays else {}
+    return Results(float(results["energy"]), energies, np.asarray(results["forces"]), stress, extra)
 
 
 class _Writer:

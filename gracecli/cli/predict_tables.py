@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from gracecli.cli.gamma import gamma_summary
 from gracecli.cli.output import Column, format_table
 
 #: More structures than this are not listed for people.
@@ -25,13 +26,19 @@ def predict_text(document: Mapping[str, Any]) -> str:
         )
     if document["errors"] is not None:
         parts += _errors(document["errors"])
+    if document.get("calibration"):
+        parts.append(_calibration(document["calibration"]))
     lines = [f"failed            {entry['name']}: {entry['message']}" for entry in document["failed"][:ROWS]]
     if len(document["failed"]) > ROWS:
         lines.append(f"                  and {len(document['failed']) - ROWS} more")
+    if document.get("extrapolation"):
+        lines.append(f"extrapolation     {gamma_summary(document['extrapolation'])}")
     if document["from_store"]:
         lines.append(f"from the store    {document['from_store']} of {document['structures']}")
     lines += [
-        f"{name:<16}  {document[key]}" for name, key in (("written to", "output"), ("plot", "plot")) if document[key]
+        f"{name:<16}  {document[key]}"
+        for name, key in (("written to", "output"), ("plot", "plot"), ("calibration", "calibration_plot"))
+        if document[key]
     ]
     return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])])
 
@@ -45,12 +52,19 @@ def _structures(results: list[dict[str, Any]]) -> str:
         Column("error", "meV/atom", "+.2f"),
         Column("max force", "eV/Å", ".4f"),
         Column("pressure", "GPa", ".3f"),
+        Column("gamma", "", ".2f"),
+        "atom",
+        "extrapolation",
+        Column("energy spread", "meV/atom", ".2f"),
+        Column("force spread", "eV/Å", ".4f"),
         "source",
     ]
     rows = []
     for r in results:
         pressure = None if r["stress"] is None else -sum(r["stress"][:3]) / 3.0
         source = r["source"] if r["source"] != "computed" else None
+        graded, spread = r.get("extrapolation") or {}, r.get("spread") or {}
+        outside = graded.get("verdict") if graded.get("verdict") != "inside" else None
         rows.append(
             [
                 PurePath(r["name"]).name,
@@ -60,11 +74,36 @@ def _structures(results: list[dict[str, Any]]) -> str:
                 r["energy_error"],
                 r["max_force"],
                 pressure,
+                graded.get("gamma"),
+                f"{graded['atom']} {graded['element']}" if graded else None,
+                "FLAGGED" if graded.get("flagged") else outside,
+                spread.get("energy_per_atom"),
+                spread.get("forces_max"),
                 source,
             ]
         )
     kept = [i for i in range(len(columns)) if i < 4 or any(row[i] is not None for row in rows)]
     return format_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    """Force errors by grade."""
+    columns: list[Column | str] = [
+        "gamma", Column("atoms"), Column("median error", "eV/Å", ".4f"), Column("mean", "eV/Å", ".4f"),
+        Column("95 % below", "eV/Å", ".4f"),
+    ]  # fmt: skip
+    rows = [
+        [
+            f"{r['from']:g} to {r['to']:g}" if r["to"] < float("inf") else f"beyond {r['from']:g}",
+            r["atoms"], r["median"], r["mean"], r["percentile_95"],
+        ]
+        for r in report["force_error"]
+    ]  # fmt: skip
+    text = (
+        f"rank correlation of gamma and force error: {report['rank_correlation_atoms']:.2f} by atoms, "
+        f"{report['rank_correlation_structures']:.2f} by structures (largest of each)"
+    )
+    return f"{format_table(columns, rows)}\n\n{text}"
 
 
 def _errors(report: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gracecli.cli.gamma import GammaJob, gamma_options
 from gracecli.cli.many import Memory, spread_options, store_options
 from gracecli.cli.options import (
     config_option,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 )
 @spread_options
 @store_options
+@gamma_options("Results beyond it are flagged, and the command ends with exit code 9.")
 @click.option("--resume", is_flag=True, help="Go on with a run over many structures that was stopped.")
 @output_option
 @force_option
@@ -83,6 +85,8 @@ def command(
     store: Path | None,
     rerun: bool,
     resume: bool,
+    max_gamma: float | None,
+    collect_gamma: Path | None,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -99,7 +103,7 @@ def command(
 
     \b
     Exit codes: 0 all converged; 3 not converged (results written, flagged); 4 bad input; 5 some of many failed;
-    9 exploded (last good geometry written); 130 interrupted (last geometry written).
+    9 exploded (last good geometry written), or beyond --max-gamma; 130 interrupted (last geometry written).
     """
     from gracecli.run.result import RelaxSettings
 
@@ -113,6 +117,7 @@ def command(
         from gracecli.run.work import EngineChoice
 
         choice = EngineChoice.of(model, engine, precision, engine_option)
+        gamma = GammaJob.of(max_gamma, collect_gamma, choice.create())
         calculation = choice.calculation("relax", model, settings.to_dict())
         journal = open_journal(job, calculation, resume, force)
         if resume and not force and (journal is None or not journal.done):
@@ -132,6 +137,7 @@ def command(
         finally:
             if journal is not None:
                 journal.close(finished)
+        job.grade(gamma, choice.create())
     job.print()
     return job.finish()
 

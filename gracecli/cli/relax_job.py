@@ -18,7 +18,9 @@ from gracecli.cli.output import emit_json, note, verbosity, warn
 from gracecli.errors import GraceError, InputError, PartialFailureError
 
 if TYPE_CHECKING:
+    from gracecli.cli.gamma import GammaJob
     from gracecli.cli.relax_many import Recording
+    from gracecli.engine.base import Engine
     from gracecli.engine.calculator import GraceCalculator
     from gracecli.run.outputs import Target, TrajectoryWriter
     from gracecli.run.relax import RelaxStep
@@ -43,6 +45,7 @@ class Entry:
     settings: RelaxSettings = None  # type: ignore[assignment]
     source: str = "computed"  # or "store", "resumed"
     stored: int | None = None
+    extrapolation: dict[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -65,7 +68,7 @@ class Entry:
             "trajectory": self.trajectory and str(self.trajectory),
         }
         origin = {"source": self.source, "store_result": self.stored}
-        return {**source, **document, **files, **origin}
+        return {**source, **document, "extrapolation": self.extrapolation, **files, **origin}
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Job:
     as_json: bool
     entries: list[Entry] = field(default_factory=list)
     interrupted: bool = False
+    gamma: GammaJob | None = None
 
     @property
     def runnable(self) -> list[Entry]:
@@ -207,6 +211,18 @@ class Job:
         if frames and target is not None:
             write_structures(target, frames, f"grace relax: {', '.join(dict.fromkeys(comments))}")
 
+    def grade(self, gamma: GammaJob, engine: Engine) -> None:
+        """How far the relaxed structures are outside the data of the model."""
+        from gracecli.run.extrapolation import grades_of
+
+        self.gamma = gamma
+        done = [entry for entry in self.entries if entry.result is not None]
+        grades = grades_of(engine, [entry.result.atoms for entry in done if entry.result is not None])
+        for entry, found in zip(done, grades, strict=True):
+            assert entry.result is not None
+            entry.extrapolation = gamma.take(entry.name, entry.result.atoms, found)
+        gamma.finish()
+
     @property
     def exit_code(self) -> int:
         """What the command ends with."""
@@ -247,6 +263,9 @@ class Job:
             click.echo(f"grace: interrupted{kept}{more}{resume}", err=True)
             return INTERRUPTED
         failed = [entry for entry in self.entries if entry.exit_code]
+        outside = None if self.gamma is None else self.gamma.error()
+        if not failed and outside is not None:
+            raise outside
         if not failed:
             return 0
         errors = [_error_of(entry) for entry in failed]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from gracecli.cli.gamma import gamma_line
 from gracecli.cli.output import Column, format_table
 
 Document = Mapping[str, Any]
@@ -52,6 +53,8 @@ def relax_card(result: Document) -> str:
     tolerance = f"   (tolerance {settings['symmetry_tolerance']:g} Å)" if after["volume"] is not None else ""
     lines.append(f"  space group       {groups[0] if groups[0] == groups[1] else ' -> '.join(groups)}{tolerance}")
     lines.append(f"  farthest move     {result['max_displacement']:.4f} Å")
+    if result.get("extrapolation"):
+        lines.append(f"  extrapolation     {gamma_line(result['extrapolation'])}")
     if result.get("output"):
         lines.append(f"  written to        {result['output']}")
     if result.get("source") == "store":
@@ -73,6 +76,7 @@ def relax_summary(results: Sequence[Document]) -> str:
         Column("max force", "eV/Å", ".4f"),
         Column("stress left", "GPa", ".4f"),
         Column("volume", "Å³", ".3f"),
+        Column("gamma", "", ".2f"),
         "space group",
         "source",
         "written to",
@@ -98,7 +102,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 def _summary_row(result: Document, name: str) -> list[Any]:
     if result["status"] == "failed":
-        return [name, "FAILED", *[None] * 9]
+        return [name, "FAILED", *[None] * 10]
     before, after = result["initial"], result["final"]
     return [
         name,
@@ -109,6 +113,7 @@ def _summary_row(result: Document, name: str) -> list[Any]:
         after["max_force"],
         after["max_stress"],
         after["volume"],
+        (result.get("extrapolation") or {}).get("gamma"),
         _group(after["space_group"]),
         result["source"] if result.get("source", "computed") != "computed" else None,
         result.get("output"),

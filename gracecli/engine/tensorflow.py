@@ -16,6 +16,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from gracecli.engine.base import Array, Graph, IntArray, Results
 from gracecli.engine.batch import Batch, BatchShape, ShapeLadder, pack, required_shape
+from gracecli.engine.grading import element_index, no_grade, with_gamma
 from gracecli.errors import InputError, MemoryLimitError, UsageError
 from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
@@ -46,6 +47,13 @@ class TensorFlowEngine:
         ``exact`` or ``spline``.
     xla : bool
         Compile with XLA (the eager graph is slow; for debugging).
+
+    Attributes
+    ----------
+    grade : ExtrapolationGrade or None
+        Of the model.
+    gamma : bool
+        Whether evaluations return extrapolation grades; may be set.
     """
 
     name = "tensorflow"
@@ -69,7 +77,10 @@ class TensorFlowEngine:
         self.ladder = ShapeLadder()
         self._index = {atomic_numbers[e]: i for i, e in enumerate(self.elements)}
         self._pair_cutoff = pair_cutoff_function(model)
-        self._programs: dict[BatchShape, Any] = {}
+        self.grade = model.grade
+        self.gamma = model.grade is not None  # a few per cent here; another program would cost a compile
+        self._element_of = element_index([atomic_numbers[e] for e in self.elements])
+        self._programs: dict[tuple[BatchShape, str], Any] = {}
         self._xla = xla
         self._compile_seconds = 0.0
         self._seconds = 0.0
@@ -88,7 +99,7 @@ class TensorFlowEngine:
             "compile_seconds": self._compile_seconds,
             "evaluations": self._evaluations,
             "evaluate_seconds": self._seconds,
-            "shapes": [tuple(s)[:3] for s in self._programs],
+            "shapes": [tuple(s)[:3] for s, _ in self._programs],
         }
 
     def plan(self, shapes: Sequence[BatchShape]) -> None:
@@ -127,36 +138,102 @@ class TensorFlowEngine:
         middle = len(graphs) // 2
         return self._evaluate_group(graphs[:middle]) + self._evaluate_group(graphs[middle:])
 
-    def _program(self, shape: BatchShape) -> Any:
-        """Compiled function of a shape."""
-        if shape not in self._programs:
+    def _program(self, shape: BatchShape, kind: str) -> Any:
+        """Compiled function of a shape: ``forces``, ``graded`` or ``grade slopes``."""
+        if (shape, kind) not in self._programs:
             tf = self._tf
 
             def run(*tensors: Any) -> Any:
                 from gracecli.model.network import BatchTensors
 
-                return self.network.energies_and_pair_gradients(BatchTensors(*tensors), self.radial)
+                batch = BatchTensors(*tensors[:6])
+                if kind == "forces":
+                    return self.network.energies_and_pair_gradients(batch, self.radial)
+                assert self.grade is not None
+                if kind == "graded":
+                    return self.network.graded(batch, self.grade, self.radial)
+                return (self.network.features_pulled_back(batch, self.grade, tensors[6], tensors[7], self.radial),)
 
-            self._programs[shape] = tf.function(run, jit_compile=self._xla, autograph=False)
-        return self._programs[shape]
+            self._programs[shape, kind] = tf.function(run, jit_compile=self._xla, autograph=False)
+        return self._programs[shape, kind]
 
-    def _evaluate_batch(self, batch: Batch) -> list[Results]:
+    def _run(self, batch: Batch, kind: str, *others: Array) -> list[Any]:
+        """Run the program of a batch, compiled if it is new; arrays."""
         start = perf_counter()
-        fresh = batch.shape not in self._programs
+        fresh = (batch.shape, kind) not in self._programs
         arrays = (
-            batch.bond_vector, batch.row_centre, batch.neighbour, batch.species, batch.elements, batch.atom_mask
+            batch.bond_vector, batch.row_centre, batch.neighbour, batch.species, batch.elements, batch.atom_mask,
+            *others,
         )  # fmt: skip
-        program = self._program(batch.shape)
+        program = self._program(batch.shape, kind)
         tensors = [self._tf.constant(a) for a in arrays]
         if fresh:
             with stderr_closed():
-                energies, gradient = (t.numpy() for t in program(*tensors))
+                made = [t.numpy() for t in program(*tensors)]
             self._compile_seconds += perf_counter() - start
         else:
-            energies, gradient = (t.numpy() for t in program(*tensors))
+            made = [t.numpy() for t in program(*tensors)]
             self._seconds += perf_counter() - start
+        return made
+
+    def _evaluate_batch(self, batch: Batch) -> list[Results]:
+        graded = self.gamma and self.grade is not None
+        energies, gradient, *features = self._run(batch, "graded" if graded else "forces")
         self._evaluations += batch.n_structures
-        return split_results(batch, energies, gradient)
+        results = split_results(batch, energies, gradient)
+        if not graded:
+            return results
+        assert self.grade is not None
+        real = int(batch.atom_offset[-1])
+        species = batch.elements[batch.species[:real]]
+        return with_gamma(results, self.grade, species, *(f[:real] for f in features))
+
+    def features(self, graphs: Sequence[Graph]) -> tuple[Array, IntArray]:
+        """Features of extrapolation grades of all atoms, (N, D), and their elements (numbers of the model), (N,)."""
+        if self.grade is None:
+            raise no_grade(self)
+        found, species = [], []
+        for group in _groups(graphs, MAX_BATCH_COST):
+            batch = pack(group, self._index, self.ladder.choose(required_shape(group)))
+            real = int(batch.atom_offset[-1])
+            _, _, projected, squares = self._run(batch, "graded")
+            found.append(self.grade.feature(projected[:real], squares[:real]))
+            species.append(batch.elements[batch.species[:real]])
+        return np.concatenate(found), np.concatenate(species)
+
+    def invariants(self, graphs: Sequence[Graph]) -> Array:
+        """Invariants B that enter the energy, (atoms of all graphs, D_b) (:mod:`gracecli.model.grade`)."""
+        from gracecli.model.network import batch_tensors
+
+        if not graphs:
+            return np.empty((0, 0))
+        batch = pack(graphs, self._index)
+        made = self.network.invariants(batch_tensors(batch), self.radial).numpy()
+        return np.asarray(made[: int(batch.atom_offset[-1])], dtype=np.float64)
+
+    def gamma_slopes(self, graph: Graph) -> tuple[Array, Array]:
+        """Derivatives of U, the sum of grades over atoms.
+
+        Returns
+        -------
+        dU/dr : (N, 3) float64
+            1/Å; a gradient, not a force.
+        virial : (6,) float64
+            sum_b r_b dU/dr_b, in the order xx yy zz xy xz yz of published models.
+        """
+        if self.grade is None:
+            raise no_grade(self)
+        batch = pack([graph], self._index, self.ladder.choose(required_shape([graph])))
+        _, _, projected, squares = self._run(batch, "graded")
+        species = self._element_of[graph.numbers]
+        n = len(graph)
+        by_feature = self.grade.gradient(self.grade.feature(projected[:n], squares[:n]), species)
+        slopes = self.grade.pull_back(projected[:n], squares[:n], by_feature)
+        padded = [np.concatenate([s, np.zeros((len(batch.species) - n, s.shape[1]))]) for s in slopes]
+        (gradient,) = self._run(batch, "grade slopes", *padded)
+        (result,) = split_results(batch, np.zeros(len(batch.species)), gradient)
+        virial = np.einsum("rwi,rwj->ij", gradient, batch.bond_vector)
+        return -result.forces, virial[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
 
 
 def split_results(batch: Batch, energies: Array, gradient: Array) -> list[Results]:

@@ -5,6 +5,7 @@ Layout, version 2::
     /            attrs: format = "gracecli-model", version, blueprint (JSON), metadata (JSON), heads (JSON)
     /weights     one dataset per variable, path = node/path of the variable, fletcher32 checksums
     /heads/NAME  likewise, the variables of a head that differ from those above
+    /grade       optional: extrapolation grade (:mod:`gracecli.model.gradefile`), with a version of its own
 
 Version 1 had no heads; a model without any is still written as version 1, so that older readers take it.
 
@@ -27,6 +28,7 @@ from gracecli.files import write_atomically
 from gracecli.model.blueprint import Blueprint
 
 if TYPE_CHECKING:
+    from gracecli.model.grade import ExtrapolationGrade
     from gracecli.model.heads import Head
 
 FORMAT = "gracecli-model"
@@ -52,12 +54,15 @@ class Model:
         JSON values: name, precision (``float64``/``float32``), level_of_theory, licence, citation, training, metrics.
     heads : mapping
         Further heads by name (:mod:`gracecli.model.heads`); blueprint and weights are the default one.
+    grade : ExtrapolationGrade, optional
+        Tells how far atoms lie outside the data of the model.
     """
 
     blueprint: Blueprint
     weights: Mapping[str, np.ndarray]
     metadata: dict[str, Any] = field(default_factory=dict)
     heads: Mapping[str, Head] = field(default_factory=dict)
+    grade: ExtrapolationGrade | None = None
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -89,7 +94,7 @@ class Model:
         return pair_cutoff_matrix(self.blueprint, self.weights)
 
     def sha256(self) -> str:
-        """Identity of blueprint and weights (metadata left out)."""
+        """Identity of blueprint and weights (metadata and grade left out)."""
         return content_sha256(self.blueprint.to_json() + _heads_text(self), {**self.weights, **_head_weights(self)})
 
 
@@ -144,6 +149,8 @@ def save_model(path: str | Path, model: Model, overwrite: bool = False) -> Path:
     """
     import h5py
 
+    from gracecli.model.gradefile import write_section
+
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already", "choose another name or pass --force")
@@ -161,6 +168,8 @@ def save_model(path: str | Path, model: Model, overwrite: bool = False) -> Path:
             for name, value in named.items():
                 array = np.asarray(value)
                 file.create_dataset(name, data=array, fletcher32=array.ndim > 0)
+            if model.grade is not None:
+                write_section(file, model.grade)
 
     write_atomically(path, write)
     return path
@@ -176,6 +185,8 @@ def load_model(path: str | Path) -> Model:
     """
     import h5py
 
+    from gracecli.model.gradefile import read_section
+
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such model file", "see 'grace models list'")
@@ -185,12 +196,12 @@ def load_model(path: str | Path) -> Model:
                 raise ModelError(
                     f"{path}: not a gracecli model file", "convert published models with 'grace models add'"
                 )
-            weights = _datasets(file["weights"])
             content: Content = {
                 "version": int(file.attrs["version"]),
                 "blueprint": str(file.attrs["blueprint"]),
                 "metadata": json.loads(str(file.attrs["metadata"])),
-                "weights": weights,
+                "weights": _datasets(file["weights"]),
+                "grade": read_section(file, path),
             }
             if "heads" in file.attrs:
                 content["heads"] = str(file.attrs["heads"])
@@ -210,7 +221,8 @@ def load_model(path: str | Path) -> Model:
     while content["version"] < VERSION:
         content = UPGRADES[content["version"]](content)
     heads = _read_heads(content.get("heads", "{}"), content.get("head_weights", {}))
-    model = Model(Blueprint.from_json(content["blueprint"]), content["weights"], content["metadata"], heads)
+    blueprint = Blueprint.from_json(content["blueprint"])
+    model = Model(blueprint, content["weights"], content["metadata"], heads, content.get("grade"))
     if not intact:
         raise ModelError(f"{path}: blueprint and weights do not match the recorded sha256", "fetch or convert it again")
     return model

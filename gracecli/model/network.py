@@ -6,6 +6,7 @@ The energy is differentiable in the bond vectors (forces, virial) and in the wei
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,9 +16,20 @@ from gracecli.model.blocks import density as _density  # noqa: F401 - importing 
 from gracecli.model.blocks import norms as _norms  # noqa: F401
 from gracecli.model.blocks import outputs as _outputs  # noqa: F401
 from gracecli.model.blocks.base import BLOCKS, BatchTensors, Block, Context, Variables, batch_tensors, size
+from gracecli.model.blocks.invariants import of_piece, projected_and_squares
 from gracecli.model.blueprint import Blueprint, OutputNode
+from gracecli.model.grade import ExtrapolationGrade, invariant_pieces
 
 __all__ = ["BatchTensors", "Network", "batch_tensors"]
+
+
+class GradedTensors(NamedTuple):
+    """Atomic energies (atoms,), dE/dr (rows, W, 3), and what grades are made of: (atoms, p), (atoms, reductions)."""
+
+    energies: tf.Tensor
+    gradient: tf.Tensor
+    projected: tf.Tensor
+    squares: tf.Tensor
 
 
 class Network(tf.Module):
@@ -76,14 +88,19 @@ class Network(tf.Module):
         -------
         (atoms,) float64
         """
+        return self._energies(self._context(inputs, radial))
+
+    def _context(self, inputs: BatchTensors, radial: str) -> Context:
         if radial not in ("exact", "spline", "projected"):
             raise ValueError(f"unknown radial mode {radial!r}")
-        context = Context(inputs, self.blocks, self.dtype, radial)
-        energy = tf.zeros([size(inputs.species, 0)], self.dtype)
+        return Context(inputs, self.blocks, self.dtype, radial)
+
+    def _energies(self, context: Context) -> tf.Tensor:
+        energy = tf.zeros([size(context.inputs.species, 0)], self.dtype)
         for node in self.blueprint:
             if isinstance(node, OutputNode):
                 energy = self.blocks[node.name].update(context, energy)
-        return tf.cast(energy, tf.float64) * inputs.atom_mask
+        return tf.cast(energy, tf.float64) * context.inputs.atom_mask
 
     def energies_and_pair_gradients(self, inputs: BatchTensors, radial: str = "exact") -> tuple[tf.Tensor, tf.Tensor]:
         """Per-atom energies (atoms,) in eV and dE/dr of every bond (rows, W, 3) in eV/Å."""
@@ -92,6 +109,50 @@ class Network(tf.Module):
             energies = self.atomic_energies(inputs, radial)
         gradient = tape.gradient(energies, inputs.bond_vector, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return energies, gradient
+
+    def graded(self, inputs: BatchTensors, grade: ExtrapolationGrade, radial: str = "exact") -> GradedTensors:
+        """Energies, their gradients, and what extrapolation grades are made of, in one pass."""
+        pieces = invariant_pieces(self.blueprint, self.weights_by_name)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs.bond_vector)
+            context = self._context(inputs, radial)
+            energies = self._energies(context)
+        gradient = tape.gradient(energies, inputs.bond_vector, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return GradedTensors(
+            energies, gradient, *projected_and_squares(context, pieces, grade.projection, grade.transform)
+        )
+
+    def features_pulled_back(
+        self,
+        inputs: BatchTensors,
+        grade: ExtrapolationGrade,
+        by_projected: tf.Tensor,
+        by_squares: tf.Tensor,
+        radial: str = "exact",
+    ) -> tf.Tensor:
+        """d(by_projected . projected + by_squares . squares)/dr of every bond, (rows, W, 3)."""
+        pieces = invariant_pieces(self.blueprint, self.weights_by_name)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs.bond_vector)
+            context = self._context(inputs, radial)
+            made = projected_and_squares(context, pieces, grade.projection, grade.transform)
+        return tape.gradient(
+            made,
+            inputs.bond_vector,
+            output_gradients=(by_projected, by_squares),
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    def invariants(self, inputs: BatchTensors, radial: str = "exact") -> tf.Tensor:
+        """All invariants B of every atom, (atoms, D_b)."""
+        context = self._context(inputs, radial)
+        pieces = invariant_pieces(self.blueprint, self.weights_by_name)
+        return tf.concat([of_piece(context, piece) for piece in pieces], axis=1)
+
+    @property
+    def weights_by_name(self) -> dict[str, np.ndarray]:
+        """Stand-ins with the shapes of the variables."""
+        return {n: np.broadcast_to(np.float64(0), tuple(v.shape)) for n, v in self.variables_by_name.items()}
 
     def freeze_tables(self) -> None:
         """Tabulate all radial functions that can be, for ``radial="spline"`` with fixed weights."""

@@ -156,7 +156,8 @@ def reduce_elements(model: Model, elements: Sequence[str]) -> Model:
     weights = {name: weight_of_rows(model, name, value, keep) for name, value in model.weights.items()}
     blueprint = bp.Blueprint(nodes)
     metadata = {**model.metadata, "elements": list(kept), "reduced_from": _origin(model)}
-    reduced = Model(blueprint, weights, metadata)
+    grade = None if model.grade is None else model.grade.of_elements(keep)
+    reduced = Model(blueprint, weights, metadata, grade=grade)
     return replace(reduced, metadata={**metadata, "cutoff": reduced.cutoff})
 
 
@@ -223,7 +224,7 @@ def cast(model: Model, precision: str) -> Model:
     metadata = {**model.metadata, "precision": dtype.name}
     if "param_dtype" in metadata:
         metadata["param_dtype"] = dtype.name
-    return Model(model.blueprint, weights, metadata)
+    return Model(model.blueprint, weights, metadata, grade=model.grade)
 
 
 def _always_double(model: Model, name: str) -> bool:

@@ -49,6 +49,7 @@ def model_information(name: str) -> dict[str, Any]:
         "pair_cutoffs": None if cutoffs is None else cutoffs.tolist(),
         "bundled": path in bundled_models().values(),
         **({"heads": list(head_names(model))} if model.heads else {}),
+        "extrapolation_grade": None if model.grade is None else dict(model.grade.provenance),
         **metadata,
     }
 

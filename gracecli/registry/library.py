@@ -176,8 +176,8 @@ def _convert(folder: Path, description: str, checkpoint: str | None, name: str) 
         metadata |= {"licence": catalogued.licence, "training_data": catalogued.training_data}
         notes.append(f"{catalogued.name} is licensed under the {catalogued.licence}")
     if (folder / UNCERTAINTY_FILE).is_file():
-        notes.append(f"{UNCERTAINTY_FILE} (uncertainties) was not converted")
-    return Model(read.blueprint, read.weights, metadata), tuple(notes)
+        notes.append(f"with extrapolation grades, from {UNCERTAINTY_FILE}")
+    return Model(read.blueprint, read.weights, metadata, grade=read.grade), tuple(notes)
 
 
 def _provenance(folder: Path, description: str) -> dict[str, Any]:

@@ -186,6 +186,8 @@ def read_published(directory: Path, description: str = "model.yaml", checkpoint:
         raise ModelError(
             f"{directory}: a SavedModel holds a program, not a blueprint", "run it with --engine saved-model -m FOLDER"
         )
+    from gracecli.model.gradefile import PUBLISHED
+    from gracecli.model.gradefile import read_published as read_published_grade
     from gracecli.model.modelfile import Model
     from gracecli.model.upstream.checkpoint import read_directory
     from gracecli.quiet import import_tensorflow
@@ -200,4 +202,8 @@ def read_published(directory: Path, description: str = "model.yaml", checkpoint:
             f"{directory}: cannot read the published model: {reason}",
             "a file is incomplete or damaged; fetch or copy it again",
         ) from error
-    return Model(blueprint, weights, {"name": directory.resolve().name, **metadata})
+    grade = None
+    if (directory / PUBLISHED).is_file():
+        grade = read_published_grade(directory / PUBLISHED, blueprint.elements)
+        grade.check(blueprint, weights)
+    return Model(blueprint, weights, {"name": directory.resolve().name, **metadata}, grade=grade)

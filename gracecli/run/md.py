@@ -7,6 +7,7 @@ A run ends in one of these ways:
 ``interrupted``  someone asked it to stop (Ctrl-C, SIGTERM); the checkpoint is of the last step
 ``exploded``     energy or temperature not a number, too hot, or atoms too close; the checkpoint and
                  the last good structure stay as they are
+``extrapolated`` an atom is further outside the data of the model than allowed; kept as above
 ===============  =====================================================================================
 
 From Python::
@@ -30,14 +31,16 @@ from ase.calculators.calculator import Calculator
 from gracecli.errors import InputError, PhysicsError
 from gracecli.plugin.manager import get_plugin_manager
 from gracecli.plugin.specs import EnsembleSpec
+from gracecli.run.extrapolation import ExtrapolationError
 from gracecli.run.md_checkpoint import Checkpoint, constraints_of
+from gracecli.run.md_gamma import GammaWatch
 from gracecli.run.md_integrators import Integrator
 from gracecli.run.md_log import Sample, take_sample
 from gracecli.run.md_settings import ALIASES, MdSettings
 from gracecli.run.md_start import draw_momenta, largest_allowed_temperature, remove_drift, smallest_allowed_distance
 from gracecli.run.md_system import System
 
-Status = Literal["finished", "interrupted", "exploded"]
+Status = Literal["finished", "interrupted", "exploded", "extrapolated"]
 CHECKPOINT_SECONDS = 30.0
 ADVICE = "check the structure and the model's range, and try a smaller --timestep"
 
@@ -103,6 +106,7 @@ class Simulation:
         self.seconds = 0.0
         self.calculator: Mapping[str, Any] = {}
         self.origin: Mapping[str, Any] = {}
+        self.watch: GammaWatch | None = None
         self.hottest = largest_allowed_temperature(settings, system.temperature())
         self.shortest = smallest_allowed_distance(system.atoms, settings)
         # a GraceCalculator knows its bonds and looks at every step; others are asked when a row is due
@@ -173,8 +177,11 @@ class Simulation:
             atoms=atoms,
             seconds=self.seconds,
             calculator=self.calculator,
-            origin={**self.origin, "hottest": self.hottest},
+            origin={**self.origin, "hottest": self.hottest, **self._watched()},
         )
+
+    def _watched(self) -> dict[str, Any]:
+        return {} if self.watch is None else {"gamma": self.watch.state()}
 
     def advance(self) -> None:
         """One step.
@@ -186,6 +193,8 @@ class Simulation:
         """
         if self.settings.ramped:
             self.integrator.set_temperature(self.settings.target_temperature(self.step + 1))
+        if self.watch is not None:
+            self.watch.arm((self.step + 1) % self.settings.thermo_every == 0)
         try:
             self.integrator.advance(self.system)
         except InputError as error:  # the calculator refuses a geometry met on the way
@@ -269,6 +278,8 @@ def run(
             try:
                 simulation.advance()
                 record(simulation, recorder, observer)
+            except ExtrapolationError as error:
+                return outcome("extrapolated", error.message)
             except PhysicsError as error:
                 return outcome("exploded", error.message)
             every = settings.checkpoint_every
@@ -287,6 +298,8 @@ def record(simulation: Simulation, recorder: Recorder | None, observer: Callable
     if not (row or frame):
         return
     simulation.check_distances()
+    if row and simulation.watch is not None:
+        simulation.watch.look(simulation)
     sample = simulation.sample()
     if recorder is not None and row:
         recorder.row(sample, simulation.system)

@@ -44,7 +44,8 @@ class MdResult:
     Attributes
     ----------
     status : str
-        ``finished``, ``interrupted``, ``exploded``, or ``analysed`` for a trajectory that was only read.
+        ``finished``, ``interrupted``, ``exploded``, ``extrapolated``, or ``analysed`` for a trajectory that was only
+        read.
     message : str
     formula : str
     atoms : int
@@ -103,8 +104,8 @@ class MdResult:
         return [check for check in self.checks if check.verdict == "failed"]
 
     def raise_for_status(self, strict: bool = False) -> None:
-        """Raise PhysicsError for an explosion, and with ``strict`` for a failed check."""
-        if self.status == "exploded":
+        """Raise PhysicsError for an explosion or extrapolation, and with ``strict`` for a failed check."""
+        if self.status in ("exploded", "extrapolated"):
             raise PhysicsError(self.message)
         if strict and self.failed:
             names = ", ".join(check.name for check in self.failed)

@@ -1,10 +1,11 @@
-"""Energies, forces and stresses of many structures, in batches, in the order given."""
+"""Energies, forces, stresses and, where the model has them, extrapolation grades of many structures, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from ase import Atoms
 
 from gracecli.engine.base import Engine, Graph, Results
@@ -13,10 +14,13 @@ from gracecli.engine.neighbours import build_graph
 from gracecli.errors import GraceError
 from gracecli.registry.covering import suggest_models
 from gracecli.run.batch_evaluate import Budget, evaluate_all
-from gracecli.run.work import EngineChoice
+from gracecli.run.extrapolation import grading
+from gracecli.run.work import EngineChoice, chunks_of
 
 #: Structures in one batch, however small.
 MOST = 500
+#: Size of the parts that several models evaluate in turn.
+CHUNK_ATOMS, CHUNK_STRUCTURES = 2000, 200
 
 
 def predict_many(
@@ -78,10 +82,41 @@ class PredictWork:
 
     choice: EngineChoice
     batch: int | None = None
+    others: tuple[EngineChoice, ...] = ()
 
 
 def predict_chunk(
     configuration: PredictWork, chunk: Iterable[tuple[int, Atoms | Results]]
 ) -> Iterator[tuple[int, Results | GraceError]]:
     """Evaluate structures; the work of :func:`gracecli.run.spread.spread`."""
-    yield from predict_many(chunk, configuration.choice.create(), Budget.of_machine(configuration.batch))
+    with grading(configuration.choice.create()):
+        if not configuration.others:
+            yield from predict_many(chunk, configuration.choice.create(), Budget.of_machine(configuration.batch))
+            return
+        for part in chunks_of(chunk, CHUNK_ATOMS, CHUNK_STRUCTURES):
+            yield from _committee(part, configuration)
+
+
+def _committee(
+    chunk: Sequence[tuple[int, Atoms | Results]], configuration: PredictWork
+) -> Iterator[tuple[int, Results | GraceError]]:
+    """Results of the first model with the spread of all: ``energy_std`` (eV/atom), ``forces_std`` (N,) in eV/Å.
+
+    Standard deviations with n - 1; that of a force is the length of the vector of its components' deviations.
+    """
+    budget = Budget.of_machine(configuration.batch)
+    choices = (configuration.choice, *configuration.others)
+    made = [dict(predict_many(chunk, choice.create(), budget)) for choice in choices]
+    for key, _ in chunk:
+        results = [by_key[key] for by_key in made]
+        failed = next(((c, r) for c, r in zip(choices, results, strict=True) if isinstance(r, GraceError)), None)
+        if failed is not None:
+            choice, error = failed
+            yield key, type(error)(f"{choice.model or 'the bundled model'}: {error.message}", error.hint)
+            continue
+        good = [result for result in results if isinstance(result, Results)]
+        first, size = good[0], len(good[0].forces)
+        spread = np.std([r.forces for r in good], axis=0, ddof=1)
+        energy = float(np.std([r.energy for r in good], ddof=1)) / size
+        extra = {**first.extra, "energy_std": energy, "forces_std": np.linalg.norm(spread, axis=1)}
+        yield key, Results(first.energy, first.energies, first.forces, first.stress, extra)

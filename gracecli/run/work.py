@@ -69,7 +69,7 @@ class EngineChoice:
         return Calculation(kind, name, self.model_sha256(), full, engine.precision, engine.name, versions())
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _engine(choice: EngineChoice) -> Engine:
     return create_engine(choice.model, choice.engine, choice.precision, **dict(choice.options))
 

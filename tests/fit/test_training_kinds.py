@@ -106,7 +106,6 @@ def test_page_and_events(copper, tmp_path, settings):
     assert "even" in text
     assert "http" not in text.replace("http-equiv", "")
 
-
     events = next((tmp_path / "tensorboard").glob("events*"))
     tags = {}
     for record in tf_record_iterator(str(events)):

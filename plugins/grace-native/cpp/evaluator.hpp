@@ -71,6 +71,7 @@ template <class Real> class Model {
   std::vector<MessageShape> messages;
   std::vector<Phase<Real>> phases;
   std::vector<double> constant;  // energy per element
+  int feature_columns = 0;       // numbers per atom for the extrapolation grade
 
   Model(const int64_t *code, size_t size, const double *data, size_t data_size) {
     Reader r(code, size, data, data_size);
@@ -122,6 +123,11 @@ template <class Real> class Model {
       case 13: return std::make_unique<AddMessageGradient<Real>>(r);
       case 14: return std::make_unique<Gate<Real>>(r, false);
       case 15: return std::make_unique<Gate<Real>>(r, true);
+      case 16: {
+        auto op = std::make_unique<Invariants<Real>>(r);
+        feature_columns = std::max(feature_columns, op->columns());
+        return op;
+      }
     }
     throw std::runtime_error("grace-native: unknown operation");
   }
@@ -137,6 +143,9 @@ struct Outputs {
 template <class Real> class Evaluator {
  public:
   explicit Evaluator(const Model<Real> &model) : model_(model) {}
+
+  // Numbers of every centre for the extrapolation grade, [centres][feature_columns], of the evaluations that follow; null: none.
+  void set_features(double *features) { features_ = features; }
 
   // Centres 0..centres-1 have neighbours; atoms centres..atoms-1 (ghosts) only pass messages on.
   void begin(int centres, int atoms, const Neighbours &nb, int threads, size_t keep_bytes) {
@@ -274,6 +283,7 @@ template <class Real> class Evaluator {
       w.tile.arena[1] = keep_ ? kept_[p].data() + size_t(t) * phase.kept_rows * lanes<Real> : w.kept.data();
     w.tile.arena[2] = carried_.data() + size_t(t) * model_.carried_rows * lanes<Real>;
     w.tile.element = range.element, w.tile.count = range.count, w.tile.atoms = order_.data() + range.first;
+    w.tile.features = features_, w.tile.feature_columns = model_.feature_columns;
   }
   void bonds_forward(Worker &w, int p) {
     const Phase<Real> &phase = model_.phases[p];
@@ -339,6 +349,7 @@ template <class Real> class Evaluator {
   Neighbours nb_;
   int centres_ = 0, atoms_ = 0, threads_ = 1;
   bool keep_ = true;
+  double *features_ = nullptr;
   size_t forces_size_ = 0;
   std::vector<int> order_;
   std::vector<TileRange> tiles_;

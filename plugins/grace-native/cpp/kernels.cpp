@@ -63,6 +63,8 @@ template <class Real> class Host final : public Kernels {
     auto &radial = model_.radials.at(table);
     radial.values = values, radial.slopes = slopes;
   }
+  int feature_columns() const override { return model_.feature_columns; }
+  void set_features(double *features) override { evaluator_.set_features(features); }
 
  private:
   static Outputs outputs(const Sums &s) { return {s.energies, s.forces, s.virials, s.bond_gradients}; }

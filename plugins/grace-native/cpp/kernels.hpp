@@ -9,7 +9,7 @@
 
 namespace grace {
 
-constexpr int kKernelsVersion = 2;  // of this interface
+constexpr int kKernelsVersion = 3;  // of this interface
 
 struct Bonds {                       // of all centres, CSR
   const int64_t *first = nullptr;    // [centres + 1]
@@ -46,6 +46,10 @@ class Kernels {
   virtual int radial_tables() const = 0;
   virtual int radial_functions(int table) const = 0;
   virtual void set_radial(int table, const double *values, const double *slopes) = 0;
+  // Numbers of every centre from which extrapolation grades are made, [centres][columns] (0 columns where the program makes
+  // none), filled by the evaluations that follow; null: not wanted.
+  virtual int feature_columns() const = 0;
+  virtual void set_features(double *features) = 0;
 
   // All of it, for a host that has no other ranks to talk to.
   void evaluate(int atoms, const Bonds &bonds, int threads, size_t keep_bytes, const Sums &sums) {

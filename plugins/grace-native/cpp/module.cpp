@@ -44,12 +44,14 @@ class Engine {
   explicit Engine(grace::Kernels *kernels) : kernels_(kernels) {}
 
   void evaluate(Array<int32_t, 1> species, Array<int64_t, 1> first, Array<int32_t, 1> neighbour, Array<double, 2> vectors,
-                Output<double, 1> energies, Output<double, 2> forces, Output<double, 2> virials, int threads,
-                size_t keep_bytes) {
+                Output<double, 1> energies, Output<double, 2> forces, Output<double, 2> virials, Output<double, 2> features,
+                int threads, size_t keep_bytes) {
     const size_t n = species.size(), bonds = neighbour.size();
     if (first.size() != n + 1 || vectors.shape(0) != bonds || vectors.shape(1) != 3 || energies.size() != n ||
         forces.shape(0) != n || forces.shape(1) != 3 || virials.shape(0) != n || virials.shape(1) != 9)
       throw std::invalid_argument("grace-native: arrays of different lengths");
+    if (features.size() && (features.shape(0) != n || features.shape(1) != size_t(kernels_->feature_columns())))
+      throw std::invalid_argument("grace-native: features of another shape");
     check(species, first, neighbour, n, bonds);
     nb::gil_scoped_release release;
     if (n == 0) return;
@@ -57,7 +59,9 @@ class Engine {
     b.first = first.data(), b.other = neighbour.data(), b.vector = vectors.data(), b.species = species.data();
     grace::Sums sums;
     sums.energies = energies.data(), sums.forces = forces.data(), sums.virials = virials.data();
+    kernels_->set_features(features.size() ? features.data() : nullptr);
     kernels_->evaluate(int(n), b, threads, keep_bytes, sums);
+    kernels_->set_features(nullptr);
   }
   // Radial functions of every bond from outside, [bonds, functions]; pass empty arrays to go back to the tables.
   void set_radial(int index, Array<double, 2> values, Array<double, 2> slopes) {
@@ -67,6 +71,7 @@ class Engine {
     kernels_->set_radial(index, values.size() ? values.data() : nullptr, slopes.size() ? slopes.data() : nullptr);
   }
   size_t bytes() const { return size_t(kernels_->bytes()); }
+  int feature_columns() const { return kernels_->feature_columns(); }
 
  private:
   void check(const Array<int32_t, 1> &species, const Array<int64_t, 1> &first, const Array<int32_t, 1> &neighbour, size_t n,
@@ -133,7 +138,9 @@ NB_MODULE(_native, m) {
         nb::arg("first"), nb::arg("threads"), "Bonds of a list that are shorter than their cutoff; their number, the shortest squared.");
   nb::class_<Engine>(m, "Engine")
       .def("evaluate", &Engine::evaluate, nb::arg("species"), nb::arg("first"), nb::arg("neighbour"), nb::arg("vectors"),
-           nb::arg("energies"), nb::arg("forces"), nb::arg("virials"), nb::arg("threads"), nb::arg("keep_bytes"))
+           nb::arg("energies"), nb::arg("forces"), nb::arg("virials"), nb::arg("features"), nb::arg("threads"),
+           nb::arg("keep_bytes"), "Energies, forces, virials; features of the extrapolation grade unless their array is empty.")
+      .def("feature_columns", &Engine::feature_columns)
       .def("set_radial", &Engine::set_radial, nb::arg("index"), nb::arg("values"), nb::arg("slopes"))
       .def("bytes", &Engine::bytes);
   nb::class_<Library>(m, "Library")

@@ -59,6 +59,8 @@ template <class Real> struct Tile {
   std::vector<Source<Real>> sources;
   Buffer<Real> work;
   std::vector<Real *> message, message_gradient;  // [atom][row][channel]
+  double *features = nullptr;    // [atom][feature_columns], for the extrapolation grade; null: not wanted
+  int feature_columns = 0;
   Real *at(const Ref &x) const { return arena[x.arena] + x.row * lanes<Real>; }
 };
 
@@ -190,6 +192,55 @@ template <class Real> class Zero : public Operation<Real> {
  private:
   Ref x_;
   int64_t rows_;
+};
+
+// Invariants B of some tensors, for the extrapolation grade: columns first.. of every atom become t(B) W, then |B|^2, with t
+// the identity or asinh. Skipped unless somebody wants them.
+template <class Real> class Invariants : public Operation<Real> {
+ public:
+  explicit Invariants(Reader &r) {
+    first_ = r.integer(), outputs_ = r.integer(), asinh_ = r.integer();
+    inputs_.resize(r.next());
+    for (auto &s : inputs_) s.x = Ref::read(r), s.channels = r.integer(), channels_ += s.channels;
+    weights_.pack(r.numbers(size_t(outputs_) * channels_), 1, outputs_, channels_);
+  }
+  int columns() const { return first_ + outputs_ + 1; }
+  void run(Tile<Real> &tile) const override {
+    if (!tile.features) return;
+    constexpr int T = lanes<Real>;
+    tile.work.reserve(size_t(outputs_ + 1 + (asinh_ ? channels_ : 0)) * T);
+    Real *out = tile.work.data(), *square = out + outputs_ * T, *bent = square + T;
+    std::memset(static_cast<void *>(square), 0, T * sizeof(Real));
+    tile.sources.clear();
+    for (const auto &s : inputs_) {
+      const Real *x = tile.at(s.x);
+      for (int n = 0; n < s.channels; ++n, x += s.x.stride * T)
+        for (int i = 0; i < T; i += width<Real>) {
+          const Vec<Real> v = load<Real>(x + i);
+          add<Real>(square + i, v * v);
+        }
+      if (asinh_) {
+        x = tile.at(s.x);
+        tile.sources.push_back({bent, T, s.channels});
+        for (int n = 0; n < s.channels; ++n, x += s.x.stride * T, bent += T)
+          for (int i = 0; i < T; ++i) bent[i] = std::asinh(x[i]);
+      } else {
+        tile.sources.push_back({tile.at(s.x), ptrdiff_t(s.x.stride * T), s.channels});
+      }
+    }
+    multiply<Real>(weights_, 0, tile.sources.data(), int(tile.sources.size()), T, out, T, false);
+    for (int a = 0; a < tile.count; ++a) {
+      double *to = tile.features + size_t(tile.atoms[a]) * tile.feature_columns + first_;
+      for (int k = 0; k <= outputs_; ++k) to[k] = double(out[k * T + a]);  // the square is the last row
+    }
+  }
+
+ private:
+  struct Input { Ref x; int channels; };
+  int first_, outputs_, channels_ = 0;
+  bool asinh_;
+  std::vector<Input> inputs_;
+  Packed<Real> weights_;
 };
 
 // out[c][row] += value, one number for all channels and rows

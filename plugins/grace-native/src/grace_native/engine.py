@@ -21,6 +21,7 @@ from grace_native.library import couplings, default_threads, instruction_set, lo
 from grace_native.lowering import Lowering
 from gracecli.engine.base import Array, Graph, IntArray, Results
 from gracecli.engine.bonds import Bonds, NearBonds
+from gracecli.engine.grading import no_grade, with_gamma
 from gracecli.errors import InputError, UsageError
 from gracecli.model.cutoffs import pair_cutoff_function
 from gracecli.model.modelfile import Model
@@ -59,6 +60,13 @@ class NativeEngine:
     keep_bytes : int
         Memory for values kept between passes; 0 always recomputes them.
 
+    Attributes
+    ----------
+    grade : ExtrapolationGrade or None
+        Of the model.
+    gamma : bool
+        Whether evaluations return extrapolation grades; may be set.
+
     Raises
     ------
     UsageError
@@ -96,6 +104,8 @@ class NativeEngine:
         self.keep_bytes = int(keep_bytes)
         self._index = {atomic_numbers[e]: i for i, e in enumerate(self.elements)}
         self._pair_cutoff = pair_cutoff_function(model)
+        self.grade = model.grade
+        self.gamma = False
         self._present: list[int] = []
         self._lock = threading.Lock()
         self._compiled: Any = None
@@ -163,7 +173,7 @@ class NativeEngine:
         if self._compiled is not None and wanted == self._present:
             return
         start = perf_counter()
-        self._lowering = Lowering(self.model, wanted, couplings(), self.precision, self.radial == "exact")
+        self._lowering = Lowering(self.model, wanted, couplings(), self.precision, self.radial == "exact", True)
         code, data = self._lowering.build().encode()
         self._compiled = self._library.engine(code, data, self.precision == "fp32")
         self._present = wanted
@@ -173,7 +183,26 @@ class NativeEngine:
         self._lowered += 1
         self._lower_seconds += perf_counter() - start
 
+    def features(self, graphs: Sequence[Graph]) -> tuple[Array, IntArray]:
+        """Features of extrapolation grades of all atoms, (N, D), and their elements (numbers of the model), (N,)."""
+        if self.grade is None:
+            raise no_grade(self)
+        with self._lock:
+            self._prepare(graphs)
+            found = [self._run([graph], True) for graph in graphs]
+        features = [self.grade.feature(projected, squares) for _, _, projected, squares in found]
+        return np.concatenate(features), np.concatenate([species for _, species, _, _ in found])
+
     def _evaluate(self, graphs: Sequence[Graph]) -> list[Results]:
+        graded = self.gamma and self.grade is not None
+        results, species, projected, squares = self._run(graphs, graded)
+        if not graded:
+            return results
+        assert self.grade is not None
+        return with_gamma(results, self.grade, species, projected, squares)
+
+    def _run(self, graphs: Sequence[Graph], graded: bool) -> tuple[list[Results], IntArray, Array, Array]:
+        """Results, elements (numbers of the model), and what grades are made of (empty unless wanted)."""
         offsets = np.concatenate([[0], np.cumsum([len(g) for g in graphs])])
         single = len(graphs) == 1
         vectors = graphs[0].bond_vector if single else np.concatenate([g.bond_vector for g in graphs])
@@ -189,14 +218,21 @@ class NativeEngine:
         other = np.ascontiguousarray(other, dtype=np.int32)
         exact = self._exact_radials(species, np.asarray(centre), other, vectors)
         energies, forces, virials = np.empty(total), np.empty((total, 3)), np.empty((total, 9))
+        made = np.empty((total, self._compiled.feature_columns() if graded else 0))
         self._compiled.evaluate(
-            species, first, other, vectors, energies, forces, virials, self.threads, self.keep_bytes
+            species, first, other, vectors, energies, forces, virials, made, self.threads, self.keep_bytes
         )
         del exact
-        return [
+        results = [
             _result(graph, energies[a:b], forces[a:b], virials[a:b])
             for graph, a, b in zip(graphs, offsets[:-1], offsets[1:], strict=True)
         ]
+        numbers = np.array(self._present, dtype=np.int32)[species]
+        if not graded:
+            return results, numbers, made, made
+        assert self._lowering is not None
+        assert self._lowering.features is not None
+        return results, numbers, *self._lowering.features.sums(made)
 
     def _exact_radials(self, species: IntArray, centre: IntArray, other: IntArray, vectors: Array) -> list[Array]:
         """Hand exact radial functions of all bonds to C++ (which keeps no copy: the arrays must outlive the call)."""

@@ -41,6 +41,7 @@ class Code(IntEnum):
     ADD_MESSAGE_GRADIENT = 13
     GATE = 14
     GATE_BACKWARD = 15
+    INVARIANTS = 16
 
 
 class BondCode(IntEnum):

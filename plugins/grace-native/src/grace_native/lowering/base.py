@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from grace_native.analysis import Analysis, Info
+from grace_native.features import Features
 from grace_native.program import (
     Array,
     BondCode,
@@ -46,9 +47,13 @@ class LoweringBase:
         ``fp64`` or ``fp32``.
     exact : bool
         Radial functions are given on the bonds instead of tables.
+    graded : bool
+        Make what the extrapolation grade of the model is computed from.
     """
 
-    def __init__(self, model: Model, elements: Sequence[int], kernels: Kernels, precision: str, exact: bool) -> None:
+    def __init__(
+        self, model: Model, elements: Sequence[int], kernels: Kernels, precision: str, exact: bool, graded: bool = False
+    ) -> None:
         self.blueprint = model.blueprint
         self.weights = {k: np.asarray(v) for k, v in model.weights.items()}
         self.elements = list(elements)
@@ -60,6 +65,7 @@ class LoweringBase:
         self.tensors: dict[str, Tensor] = {}
         self.radial = RadialTables(model, self.elements, precision, exact)
         self.backward: list[tuple[int, Any]] = []  # (phase, function) in forward order
+        self.features = Features(model) if graded and model.grade is not None else None
 
     def w(self, name: str) -> Array:
         """A weight in double precision."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from grace_native.lowering.base import LoweringBase
@@ -76,7 +78,28 @@ class LinearSteps(LoweringBase):
                 outs.append((out, target))
                 written.add(target)
             self.linear(phase, blocks, owners, outs, info.table)
+            self._invariants(phase, node, parts[phase])
         if node.initial_value:
             for target, size in ((t, info.table.groups[t].size) for t in out.row_of):
                 value = node.initial_value / divisor[target]
                 self.forward(max(parts), Operation(Code.ADD_CONSTANT, [out.at(target), out.channels, size, value]))
+
+    def _invariants(
+        self, phase: int, node: Reduce, parts: dict[int, list[tuple[LinearTerm, tuple[Tensor, int]]]]
+    ) -> None:
+        """What the extrapolation grade needs of the invariants that this reduction takes in this phase."""
+        if self.features is None or node.name not in self.features.reductions:
+            return
+        taken = {id(tensor): tensor for entries in parts.values() for _, (tensor, _) in entries}
+        fields: list[Any] = []
+        weights = []
+        for source, groups in zip(node.sources, self.info(node.name).collected, strict=True):
+            if id(self.tensors.get(source)) not in taken:
+                continue
+            for place, g in enumerate(groups):
+                fields += [self.tensors[source].at(g), self.info(source).channels]
+                weights.append(self.features.rows(node.name, source, place))
+        first = self.features.new_columns(node.name)
+        matrix = np.concatenate(weights).T
+        head = [first, len(matrix), int(self.features.bent), len(weights)]
+        self.forward(phase, Operation(Code.INVARIANTS, [*head, *fields, matrix]))

@@ -45,6 +45,9 @@ class HeadGraphSet(GraphSet):
         super().__init__(frames, cutoff, elements)
         self.heads = [head_of(frame) for frame in self.frames]
         self.classes: Any = np.asarray(self.classes) + 2 * np.array(self.heads, dtype=np.int8)
+        self._elements: dict[int, set[int]] = {}  # by class
+        for number, frame in zip(self.classes.tolist(), self.frames, strict=True):
+            self._elements.setdefault(number, set()).update(np.unique(frame.atoms.numbers).tolist())
 
     def pack(self, members: Sequence[int], capacities: Mapping[int, Capacity]) -> HeadBatch:
         """Pack frames of one class into one batch."""

@@ -149,7 +149,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(12.6, 4.8), layout="constrained")
     units = {"forces": "force MAE (meV/Å)", "energy": "energy MAE (meV/atom)"}
     for axis, (kind, unit) in zip(figure.subplots(1, 2), units.items(), strict=True):
         for number, (label, entry) in enumerate(document["strategies"].items()):
@@ -167,7 +167,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
             side.set_major_locator(LogLocator(subs=(1, 2, 5)))
             side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             side.set_minor_formatter(NullFormatter())
-    figure.axes[0].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.suptitle(document["title"], fontsize=10)
     figure.savefig(path, dpi=140)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gracecli.cli.fit_tuning import LEARNING_RATE, show_listing, tuning_options, tuning_overrides
+from gracecli.cli.fit_tuning import default_learning_rate, show_listing, tuning_options, tuning_overrides
 from gracecli.cli.options import force_option, json_option, seed_option, verbosity_options
 from gracecli.cli.output import Column, emit_json, format_pairs, format_table, verbosity, warn
 from gracecli.errors import NotConvergedError, UsageError
@@ -177,7 +177,7 @@ def _settings(inputs: tuple[str, ...], options: dict[str, Any]) -> FitConfig:
         return load_config(inputs[0], overrides)
     overrides["data"]["train"] = [{"path": name} for name in inputs]
     if overrides["model"]["start"] and overrides["training"]["learning_rate"] is None:
-        overrides["training"]["learning_rate"] = LEARNING_RATE
+        overrides["training"]["learning_rate"] = default_learning_rate(overrides["tuning"]["strategy"])
     return make_config({}, overrides, where="the command line")
 
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-LEARNING_RATE = 1e-3
-"""Peak for a model that is nearly right; from scratch it is 8e-3."""
+LEARNING_RATES = {"readout": 1e-2, "frozen": 1e-2, "frozen-messages": 1e-2}
+"""Peak where few weights move (benchmarks/fine_tuning.md)."""
+LEARNING_RATE = 2e-3
+"""Peak where all of a model moves that is nearly right; from scratch it is 8e-3."""
 _OPTIONS = ("strategy", "rank", "alpha", "shift", "like")
 
 
@@ -87,6 +89,11 @@ def tuning_overrides(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "like": {key: str(value) for key, value in like.items()} or None,
         },
     }
+
+
+def default_learning_rate(strategy: str | None) -> float:
+    """Peak of the schedule when neither option nor file names one."""
+    return LEARNING_RATES.get(strategy or "", LEARNING_RATE)
 
 
 def show_listing(config: FitConfig, as_json: bool) -> None:

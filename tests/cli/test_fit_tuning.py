@@ -64,3 +64,23 @@ def test_errors_of_the_user(gold, tmp_path, monkeypatch):
         result = invoke(gold, *arguments, *([] if "--dry-run" in arguments else ["-o", "fit"]))
         assert isinstance(result.exception, error), arguments
         assert message in str(result.exception) + str(getattr(result.exception, "hint", ""))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rate"),
+    [
+        ((), 2e-3),
+        (("--strategy", "frozen"), 1e-2),
+        (("--strategy", "frozen", "--learning-rate", "0.005"), 5e-3),
+        (("--strategy", "lora", "--rank", "3"), 2e-3),
+    ],
+)
+def test_the_learning_rate_follows_the_strategy(gold, arguments, rate, tmp_path, monkeypatch):
+    """A fit that stops before its first step records the settings that it would use."""
+    monkeypatch.chdir(tmp_path)
+    options = ("--from", "grace-1l-9el", "--no-shift", "--max-time", "0.001s", "--valid-fraction", "0")
+    result = invoke(gold, *options, *arguments, "-o", "fit", "--json")
+    assert result.exit_code != 2
+    settings = json.loads((tmp_path / "fit" / "report.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["training"]["learning_rate"] == rate
+    assert settings["tuning"]["strategy"] == (arguments[1] if arguments else "naive")

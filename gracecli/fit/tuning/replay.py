@@ -105,6 +105,11 @@ def _structures(config: FitConfig, start: Start, frames: Sequence[Frame]) -> lis
     tuning, model, known = config.tuning, start.unshifted, _known(start)
     given = [atoms for path in tuning.replay_structures for atoms in read_structures(path)]
     _require_known(given, known)
+    copied = sorted({"rattle", "strain"} & set(tuning.augment))
+    if copied and not (given or frames):
+        raise UsageError(
+            f"{' and '.join(copied)} copy old structures, and there are none", "give --replay-structures FILE"
+        )
     base = given or [frame.atoms for frame in frames]
     seed = config.training.seed
     return given + augmented(base, tuning.augment, known, lambda s: evaluate(model, s), seed)

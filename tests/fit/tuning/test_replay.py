@@ -119,6 +119,8 @@ def test_replay_needs_old_data(tune, silver):
     with pytest.raises(UsageError, match="needs old data") as caught:
         Trainer(make_config(tune(silver, "replay")))
     assert "--replay FILE" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="rattle copy old structures"):
+        Trainer(make_config(tune(silver, "replay", tuning={"augment": ["rattle"]})), force=True)
     with pytest.raises(UsageError, match="belong to the strategy replay"):
         make_config(tune(silver, "naive", tuning={"augment": ["unaries"]}))
     with pytest.raises(UsageError, match="no augmentation is called 'unary'"):

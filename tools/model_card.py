@@ -40,6 +40,37 @@ GROUND_STATES = {
 }
 
 
+GRADES = """
+## Extrapolation grades
+
+`gamma` of an atom: the distance of its invariants (984 numbers, projected onto 32 and two densities) from the nearest
+cluster of training atoms, in units of the farthest training atom of that cluster. Made by
+`grace models gamma grace-1l-9el --recipe data/recipes/default.toml` from 180,242 atoms of 5,666 structures;
+it adds 0.10 MB to the file and leaves blueprint, weights and their sha256 alone.
+
+Test sets (`grace predict --calibration`, 228 structures): rank correlation of gamma with the true force error 0.62 by
+atoms, 0.72 by structures (largest of each); median force error 0.09 eV/Å for gamma below 0.25, 0.29 up to 0.5, 0.39 up
+to 0.75, 0.40 up to 1, 0.74 beyond; 223 structures inside, 5 between 1 and 1.5, the largest 1.17.
+
+| what the model never saw | structures | gamma > 1 | gamma > 1.5 | median of the largest |
+|---|---|---|---|---|
+| test structures, all lengths -5 % | 38 | 24 % | 13 % | 0.76 |
+| -10 % | 38 | 66 % | 29 % | 1.26 |
+| -15 % | 38 | 100 % | 82 % | 1.84 |
+| +10 % | 38 | 42 % | 11 % | 0.89 |
+| half of the Cu replaced by Ni | 5 | 100 % | 100 % | 11.0 |
+| half of the Si replaced by Ge | 4 | 100 % | 100 % | 5.4 |
+| a tenth of the Mo replaced by Cu | 9 | 100 % | 100 % | 5.8 |
+| a tenth of the Li replaced by Si | 5 | 100 % | 100 % | 3.3 |
+| half of the Mo replaced by Nb, at random | 9 | 100 % | 100 % | 2.3 |
+| NiSi2 (MPtrj): forces wrong by 0.36 eV/Å (MAE) | 3 | 100 % | 100 % | 2.8 |
+
+A grade below 1 is no proof: crystals compressed by 5 % in length (14 % in volume) mostly count as inside, because the
+liquids in the data hold such distances.
+"""
+"""Measured with the grades of the bundled model; another model needs this section measured again."""
+
+
 def predictions(engine: TensorFlowEngine, frames: list[Frame]) -> list[Prediction]:
     """Exact energies, forces and stresses; batches of similar size keep the number of programs small."""
     graphs = [build_graph(frame.atoms, engine.cutoff) for frame in frames]
@@ -129,7 +160,7 @@ the training files held out for validation. Evaluated exactly, in double precisi
 {error_table("test: set/kind of structure", reports["test"]["by_config_type"])}
 
 {error_table("validation: elements", reports["valid"]["by_elements"])}
-
+{GRADES}
 ## Ground states
 
 | element | a (Å) | a DFT (Å) | difference | B (GPa) | B DFT (GPa) |

@@ -40,10 +40,10 @@ def card(document: Mapping[str, Any]) -> str:
 def _grade(provenance: Mapping[str, Any] | None) -> str:
     """Whether there are grades, and by how many atoms."""
     if provenance is None:
-        return "none (`grace models gamma` makes it from the training data)"
+        return "no grades (`grace models gamma` makes them from the training data)"
     if "atoms" not in provenance:
-        return "yes, published with the model"
-    return f"yes, by {provenance['atoms']:,} atoms of {provenance['structures']:,} training structures"
+        return "grades published with the model"
+    return f"grades from {provenance['atoms']:,} atoms of {provenance['structures']:,} training structures"
 
 
 def _facts(d: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _facts(d: Mapping[str, Any]) -> str:
         ("parameters", f"{d['parameters']:,}" if d.get("parameters") else None),
         ("precision", d.get("precision")),
         ("heads", ", ".join(d["heads"]) + " (choose with --head)" if d.get("heads") else None),
-        ("extrapolation grade", _grade(d.get("extrapolation_grade")) if d["kind"] == "model" else None),
+        ("extrapolation", _grade(d.get("extrapolation_grade")) if d["kind"] == "model" else None),
         ("level of theory", d.get("level_of_theory") or ("not stated" if d["kind"] == "model" else None)),
         ("licence", d.get("licence") or "not stated"),
         ("citation", d.get("citation")),

@@ -55,7 +55,7 @@ class GraceCalculator(Calculator):
         Atoms closer than this (Å) are an error; 0 allows anything.
     gamma : bool, optional
         Whether ``results["gamma"]`` holds the extrapolation grade of every atom, for models that have it. Default: with
-        the engine ``tensorflow``, where it costs next to nothing (``native``: 10 to 15 % of an evaluation).
+        the engine ``tensorflow``, where it costs next to nothing (``native``: 10 to 17 % of an evaluation).
     models_covering : callable, optional
         Symbols -> names of models that cover them, for the error message of an element the model lacks; default is
         the registry's :func:`gracecli.registry.covering.suggest_models`.

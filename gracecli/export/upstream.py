@@ -17,6 +17,7 @@ from gracecli.engine.base import Results
 from gracecli.export.base import Job, PlainExporter
 from gracecli.export.reference import evaluate_read_back
 from gracecli.model import blueprint as bp
+from gracecli.model.gradefile import PUBLISHED, write_published
 from gracecli.model.modelfile import Model
 from gracecli.model.upstream.checkpoint import read_directory
 from gracecli.model.upstream.describe import describe_blueprint
@@ -40,6 +41,8 @@ class Upstream(PlainExporter):
         """
         write_description(job.model, target / "model.yaml", job.precision)
         write_checkpoint(job.model, target / PREFIX)
+        if job.model.grade is not None:
+            write_published(target / PUBLISHED, job.model.grade, job.model.elements)
         return ()
 
     def evaluate(self, job: Job, target: Path, structures: Sequence[Atoms]) -> Sequence[Results | None]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,6 +28,7 @@ SECTION, VERSION = "grade", 1
 SCHEMAS = (3, 4, 6)
 NO_DATA = 1e6
 """Inverse variance that published models give to elements without data."""
+WITHOUT = "fetch it again, or remove it: the model works without grades"
 _ARRAYS = ("projection", "centroids", "inverse_covariances", "thresholds", "counts")
 _OPTIONS = ("transform", "normalize", "density", "density_scale")
 
@@ -100,12 +102,12 @@ def read_published(path: Path, elements: tuple[str, ...]) -> ExtrapolationGrade:
     try:
         with np.load(path, allow_pickle=False) as file:
             data = dict(file)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}", "fetch it again") from error
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise ModelError(f"{path}: cannot be read: {error}", WITHOUT) from error
     try:
         return _from_published(data, path, elements)
     except KeyError as error:
-        raise ModelError(f"{path}: no {error} in it", "is it complete?") from error
+        raise ModelError(f"{path}: no {error} in it", WITHOUT) from error
 
 
 def _from_published(data: dict[str, np.ndarray], path: Path, elements: tuple[str, ...]) -> ExtrapolationGrade:
@@ -113,10 +115,10 @@ def _from_published(data: dict[str, np.ndarray], path: Path, elements: tuple[str
     mode = str(data.get("uq_feature_mode", "basis_rp"))
     if schema not in SCHEMAS or mode != "basis_rp":
         known = ", ".join(map(str, SCHEMAS))
-        raise ModelError(f"{path}: uncertainty data of schema {schema} ({mode}); known are {known} (basis_rp)")
+        raise ModelError(f"{path}: uncertainty data of schema {schema} ({mode}); known are {known} (basis_rp)", WITHOUT)
     symbols = tuple(str(s) for s in data["element_map"])
     if symbols != elements:
-        raise ModelError(f"{path}: made for {' '.join(symbols)}, the model has {' '.join(elements)}")
+        raise ModelError(f"{path}: made for {' '.join(symbols)}, the model has {' '.join(elements)}", WITHOUT)
     present = [int(e) for e in data["elements"]]
     clusters = max(len(data[f"centroids_{e}"]) for e in present)
     size = int(data[f"centroids_{present[0]}"].shape[1])

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,7 +125,8 @@ def test_elastic_says_where_it_stands(grace, structures):
     result = grace("elastic", "Cu.cif", "--clamped", "--no-plots")
     assert result.exit_code == 0, result.stderr
     assert "inside the training data" in result.stdout
-    assert json.loads(Path("Cu.elastic/elastic.json").read_text(encoding="utf-8"))["extrapolation"]["gamma"] < 1.0
+    written = json.loads((structures / "Cu.elastic" / "elastic.json").read_text(encoding="utf-8"))
+    assert written["extrapolation"]["gamma"] < 1.0
 
 
 def test_md_stops_and_leaves_a_usable_state(grace, structures):

@@ -135,7 +135,7 @@ def test_document_schema(relax, copper):
     assert set(result) == {
         "name", "input", "formula", "atoms", "status", "converged", "message", "model", "settings", "initial", "final",
         "max_displacement", "steps", "force_calls", "wall_time", "warnings", "output", "trajectory",
-        "source", "store_result",
+        "source", "store_result", "extrapolation",
     }  # fmt: skip
     assert result["model"] == "spring (spring, fp64)"
     assert result["final"]["pressure"] == pytest.approx(1.0, abs=0.02)

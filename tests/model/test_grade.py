@@ -123,6 +123,20 @@ def test_file_keeps_grades(tmp_path, engine, model, reference):
     np.testing.assert_allclose(*pair, rtol=1e-10)
 
 
+@pytest.mark.slow
+def test_exported_folder_grades_like_the_model(tmp_path, model, engine, reference):
+    """model.yaml, checkpoint and gmm_artifacts.npz are read back with the same grades."""
+    from gracecli.engine.tensorflow import TensorFlowEngine
+    from gracecli.export.run import export_model
+
+    save_model(tmp_path / "m.grace", model)
+    export_model(tmp_path / "m.grace", "upstream", tmp_path / "out", verify=False)
+    again = TensorFlowEngine(read_published(tmp_path / "out"), xla=False)
+    graph = graph_of(engine, structure(reference[1]))
+    pair = [e.evaluate([graph])[0].extra["gamma"] for e in (engine, again)]
+    np.testing.assert_allclose(*pair, rtol=1e-12)
+
+
 def test_published_file_round_trip(tmp_path, model):
     write_published(tmp_path / "gmm_artifacts.npz", model.grade, model.elements)
     again = read_artifacts(tmp_path / "gmm_artifacts.npz", model.elements)

@@ -113,6 +113,7 @@ def test_the_table_is_transcribed_correctly(shared_folder):
 
 SMALL = {
     "fs": {"lmax": (2, 2, 2, 1), "n_radial": (4, 3, 2, 2), "n_basis": 4, "embedding": 3},
+    "linear": {"lmax": (2, 2, 2, 1), "n_radial": (4, 3, 2, 2), "n_basis": 4, "embedding": 3},
     "1l": {"lmax": 2, "n_radial": 4, "n_product": 4, "n_density": 3, "n_basis": 4, "embedding": 3, "hidden": 5},
     "2l": {
         "lmax": (2, 2), "n_radial": (3, 4), "n_product": (3, 5), "n_density": 3, "n_basis": 4, "embedding": 3,
@@ -124,7 +125,7 @@ SMALL = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_initial_weights_fit_the_count(tensorflow, name):
     """Every preset can be initialised; the weights are as many as the blueprint says, and reproducible."""
-    blueprint = preset(name, ["Ni", "Al"], **SMALL[name[:2]])
+    blueprint = preset(name, ["Ni", "Al"], **SMALL[name.split("-")[0]])
     weights = initial_weights(blueprint, np.random.default_rng(1))
     assert Model(blueprint, weights).n_parameters == count_parameters(blueprint)
     assert all(np.isfinite(v).all() for v in weights.values())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -70,11 +71,16 @@ def test_licence_follows_the_published_name(library, fixtures):
     assert "GRACE-1L-OAM is licensed under" in added.notes[0]
 
 
-def test_uncertainties_are_said_to_be_left_out(library, fixtures, tmp_path):
+def test_grades_come_along(library, fixtures, tmp_path):
+    added = add_model(fixtures / "grace_2l_tiny_uq")
+    assert "gmm_artifacts.npz" in added.notes[0]
+    grade = load_model(Path(added.summary.path)).grade
+    assert grade.projection.shape == (290, 6)
     folder = tmp_path / "uq"
     shutil.copytree(fixtures / "grace_1l_tiny", folder)
     (folder / "gmm_artifacts.npz").write_bytes(b"")
-    assert "gmm_artifacts.npz" in add_model(folder).notes[0]
+    with pytest.raises(ModelError, match=r"gmm_artifacts.npz: cannot be read"):
+        add_model(folder)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class Design:
         self._bond = tf.function(self._bond_of, jit_compile=True)
         dense: Any = network.blocks[self.density.name]
         table = network.variables_by_name[f"{self.density.embedding}/w"].numpy()
-        self.factors = table @ dense.w.numpy() / np.sqrt(table.shape[1]) / float(self.density.average_neighbours)  # type: ignore[arg-type]
+        self.factors = table @ dense.w.numpy() / np.sqrt(table.shape[1]) / float(self.density.average_neighbours)
 
     @property
     def size(self) -> int:
@@ -154,7 +154,7 @@ class Design:
         return Rows(energy, forces, stress)
 
     def _differentiate(
-        self, graph: Graph, centres: Array, first: Array, jacobian: list[Array], slopes: Array,
+        self, graph: Graph, centres: Any, first: Any, jacobian: list[Array], slopes: Array,
         forces: Array, virial: Array, part: slice,
     ) -> None:  # fmt: skip
         """Add forces and virial of some centres of one element."""
@@ -216,9 +216,10 @@ class Design:
 
         def phi(r: tf.Tensor) -> tf.Tensor:
             distance = tf.sqrt(tf.reduce_sum(r**2, axis=-1) + 1e-10)
-            y = tf.stack(real_harmonics(*(r[:, k] / distance for k in range(3)), self.lmax), axis=-1)
+            x, y, z = (r[:, k] / distance for k in range(3))
+            harmonics = tf.stack(real_harmonics(x, y, z, self.lmax), axis=-1)
             radial = tf.cast(self.radial._linear(self.radial.basis.at(distance)), tf.float64)
-            return y[:, :, None] * tf.gather(radial, self.degree, axis=1)
+            return harmonics[:, :, None] * tf.gather(radial, self.degree, axis=1)
 
         slopes = []
         for axis in range(3):

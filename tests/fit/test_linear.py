@@ -59,6 +59,7 @@ def test_ridge_solves_and_knows_what_is_determined():
     assert chosen.coefficients == pytest.approx(truth, rel=1e-2, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_linear_fit_is_a_model_like_any_other(emt_structures, tmp_path, settings):
     """Seconds, errors small beside the labels, and the native engine gives the same numbers."""
     import ase.io

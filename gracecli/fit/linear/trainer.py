@@ -79,7 +79,8 @@ class LinearTrainer(Trainer):
         labels = self.graphs.table.labels
         counts = np.maximum(self.graphs.table.weight @ labels, 1.0)
         factors = np.array(loss_weights(self.config, 1.0)) / counts
-        return tuple(factors / max(factors.max(), 1e-300))
+        energy, forces, stress = (factors / max(factors.max(), 1e-300)).tolist()
+        return energy, forces, stress
 
     def _rows(
         self, design: Design, frame: Frame, graph: Graph, weights: tuple[float, float, float]

@@ -1,4 +1,4 @@
-"""Time of a training step per atom: all of it (packing, gradient, optimizer), after the compilation, by the clock and by the processor.
+"""Time of a training step per atom (packing, gradient, optimizer) by the clock and by the processor.
 
     python benchmarks/fit_step.py DATA.extxyz [--preset 1l-large] [--precision fp32] [--batch-atoms 256] [--epochs 3]
 

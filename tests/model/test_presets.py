@@ -113,6 +113,7 @@ def test_the_table_is_transcribed_correctly(shared_folder):
 
 SMALL = {
     "fs": {"lmax": (2, 2, 2, 1), "n_radial": (4, 3, 2, 2), "n_basis": 4, "embedding": 3},
+    "li": {"lmax": (2, 2, 2, 1), "n_radial": (4, 3, 2, 2), "n_basis": 4, "embedding": 3},
     "1l": {"lmax": 2, "n_radial": 4, "n_product": 4, "n_density": 3, "n_basis": 4, "embedding": 3, "hidden": 5},
     "2l": {
         "lmax": (2, 2), "n_radial": (3, 4), "n_product": (3, 5), "n_density": 3, "n_basis": 4, "embedding": 3,

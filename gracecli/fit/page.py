@@ -83,6 +83,9 @@ def _summary(result: FitResult, config: FitConfig) -> str:
         ("optimizer", f"{config.training.optimizer}, {config.training.schedule} schedule, {config.training.precision}"),
         ("reference energies", f"{reference} eV/atom"),
     ]
+    if config.model.start is None and config.model.preset.startswith("linear"):
+        rows = [row for row in rows if row[0] not in ("epochs", "steps", "optimizer")]
+        rows.append(("weights from", "one linear system, ridge"))
     if not result.completed:
         rows.append(("state", "not completed: the time limit was reached"))
     cells = "".join(

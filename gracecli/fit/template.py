@@ -27,7 +27,7 @@ _EXAMPLES = {
     "model.overrides": "{ lmax = 3 }",
     "model.reference": "{ Cu = -0.2 }",
     "training.max_time": '"50min"',
-    "tuning.strategy": '"frozen"',
+    "tuning.strategy": '"replay"',
     "tuning.like": '{ Ag = "Cu" }',
     "tuning.replay": '["old.extxyz"]',
     "tuning.replay_structures": '["old.extxyz"]',

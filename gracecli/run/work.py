@@ -40,8 +40,8 @@ class EngineChoice:
         return cls(model, engine, precision, tuple(sorted(options.items())))
 
     def create(self) -> Engine:
-        """The engine, made once per process."""
-        return _engine(self)
+        """The engine, made once per process (and set of plugins, which ``auto`` chooses from)."""
+        return _engine(self, choose_engine(self.engine).name)
 
     def label(self, given: str | None) -> str:
         """What results call it; ``given`` is the model as the user named it."""
@@ -70,7 +70,8 @@ class EngineChoice:
 
 
 @lru_cache(maxsize=8)
-def _engine(choice: EngineChoice) -> Engine:
+def _engine(choice: EngineChoice, used: str) -> Engine:
+    """``used`` is what ``auto`` means with the plugins of today: a part of the key."""
     return create_engine(choice.model, choice.engine, choice.precision, **dict(choice.options))
 
 

@@ -62,6 +62,7 @@ def settings_for(settings, stored, directory, stream, **training):
     return make_config(content)
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_bit_for_bit(stored, tmp_path, settings):
     """In memory, streamed, and streamed with a crash in the middle."""
     one = Trainer(settings_for(settings, stored, tmp_path / "memory", "never")).run()

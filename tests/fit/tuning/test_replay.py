@@ -52,6 +52,7 @@ def test_two_heads_on_one_body(replay, tmp_path, base, evaluated, silver, copper
     assert set(result.metrics["valid"]["by_set"]) == {"silver", "replay copper"}
 
 
+@pytest.mark.slow
 def test_the_reported_errors_are_those_of_the_heads(replay, tmp_path, evaluated):
     trainer = Trainer(make_config(replay(tmp_path / "fit")))
     result = trainer.run()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gracecli.cli.md_live import LiveLine
-from gracecli.cli.md_model import identity_of, make_calculator, same_model
+from gracecli.cli.md_model import identity_of, same_model
 from gracecli.cli.md_options import settings_from, steps_from
 from gracecli.cli.md_process import running, stoppable
 from gracecli.cli.output import emit_json, json_text, note, warn
+from gracecli.cli.relax import make_calculator
 from gracecli.cli.relax_job import report_statistics
 from gracecli.errors import GraceError, InputError, PhysicsError, UsageError
 from gracecli.run.work import EngineChoice

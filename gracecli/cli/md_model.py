@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gracecli.cli.relax import make_calculator
 from gracecli.errors import ModelError
 from gracecli.run.work import EngineChoice
 
 if TYPE_CHECKING:
     from gracecli.engine.calculator import GraceCalculator
-
-
-def make_calculator(choice: EngineChoice, given: str | None) -> GraceCalculator:
-    """A calculator whose ``model_name`` says what it is; ``given`` is the model as the user named it."""
-    from gracecli.engine.calculator import GraceCalculator
-
-    calculator = GraceCalculator(engine=choice.create())
-    calculator.model_name = choice.label(given)
-    return calculator
 
 
 def identity_of(calculator: GraceCalculator, model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,16 +25,19 @@ def main() -> None:
     parser.add_argument("--radial", default="projected")
     parser.add_argument("--batch-atoms", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--cutoff", type=float, default=6.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         content = {
             "data": {"train": [options.data], "valid_fraction": 0.0},
-            "model": {"preset": options.preset, "cutoff": 6.0},
+            "model": {"preset": options.preset, "cutoff": options.cutoff},
             "training": {
                 "epochs": options.epochs,
                 "batch_atoms": options.batch_atoms,
                 "precision": options.precision,
                 "radial": options.radial,
+                "engine": options.engine,
             },
             "output": {"directory": folder, "tensorboard": False},
         }
@@ -56,7 +59,7 @@ def main() -> None:
         trainer = Trainer(make_config(content), after_step=after)
         steps = len(trainer._plan(0))
         print(
-            f"{options.preset} {options.precision} {options.radial}: {trainer.parameters} weights, {steps} steps of "
+            f"{options.preset} {trainer.engine} {options.precision} {options.radial}: {trainer.parameters} weights, {steps} steps of "
             f"{trainer.graphs.atoms // steps} atoms",
             flush=True,
         )

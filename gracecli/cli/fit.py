@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gracecli.fit.trainer import FitResult
 
 _TRAINING_OPTIONS = (
-    "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "max_time", "seed",
+    "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "engine", "max_time", "seed",
 )  # fmt: skip
 _POSITIVE = click.IntRange(min=1)
 
@@ -44,7 +44,8 @@ _POSITIVE = click.IntRange(min=1)
     type=click.Choice(["projected", "exact"]),
     help="Radial functions on a grid of distances (fast) or on every bond.  [default: projected]",
 )
-@click.option("--threads", type=_POSITIVE, metavar="N", help="Batches of one step evaluated at a time.")
+@click.option("--threads", type=_POSITIVE, metavar="N", help="Processors.  [default: 1]")
+@click.option("--engine", metavar="NAME", help="auto, tensorflow or native: what training runs on.  [default: auto]")
 @click.option("--max-time", metavar="TIME", help="Stop with a checkpoint after, say, 50min; the schedule stays.")
 @tuning_options
 @click.option("--seeds", metavar="A,B,...", help="An ensemble: one fit per seed, and what they say together.")

@@ -71,11 +71,12 @@ class Capacity:
 
 @dataclass(frozen=True)
 class FitBatch:
-    """One packed batch: tensors' content, labels, and which frames it holds, in order."""
+    """One packed batch: tensors' content, labels, which frames it holds, in order, and their graphs."""
 
     batch: Batch
     labels: Labels
     members: tuple[int, ...]
+    graphs: Sequence[Graph] = ()
 
 
 class GraphSet:
@@ -194,7 +195,7 @@ class GraphSet:
         capacity = capacities[int(self.classes[members[0]])]
         frames, graphs = self.load(members)
         batch = pack(graphs, self.element_index, capacity.shape)
-        return FitBatch(batch, _labels(batch, graphs, frames, capacity), tuple(members))
+        return FitBatch(batch, _labels(batch, graphs, frames, capacity), tuple(members), graphs)
 
     def plan(self, order: Sequence[int], capacities: Mapping[int, Capacity]) -> list[tuple[int, ...]]:
         """Distribute frames, given in a shuffled order, over bins; bins come out in the order of their chunks."""

@@ -141,6 +141,8 @@ class TrainingConfig:
     batches_per_step : int
         Batches whose gradients are summed before the weights move; evaluated by ``threads`` threads at a time.
     threads : int
+    engine : str
+        auto (on CPUs in fp64 the native engine, where it is installed and knows the model), tensorflow or native.
     optimizer : str
         adam (AdamW with weight_decay), amsgrad, or lbfgs (small models; an epoch is ``lbfgs_iterations`` iterations).
     lbfgs_iterations : int
@@ -181,6 +183,7 @@ class TrainingConfig:
     batch_atoms: int = 256
     batches_per_step: int = 1
     threads: int = 1
+    engine: str = "auto"
     optimizer: str = "adam"
     lbfgs_iterations: int = 50
     schedule: str = "cosine"

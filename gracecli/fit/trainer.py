@@ -27,6 +27,7 @@ from gracecli.fit.checkpoint import (
 )
 from gracecli.fit.config import FitConfig, parse_time
 from gracecli.fit.data import Frame
+from gracecli.fit.engines import EvaluationMaker
 from gracecli.fit.lbfgs import LbfgsStoppedError, run_epoch
 from gracecli.fit.loss import FitLoss, count_labels
 from gracecli.fit.metrics import Prediction, errors, full_report, mean_loss
@@ -197,7 +198,9 @@ class Trainer:
             training.ema,
             amsgrad=training.optimizer == "amsgrad",
         )
-        self.compute = self.adapter.compute(FitLoss(self.config.loss, self.counts), training.radial, training.threads)
+        maker = EvaluationMaker(training, self._say.message)
+        self.compute = self.adapter.compute(FitLoss(self.config.loss, self.counts), maker)
+        self.engine = maker.name
         atoms, rows = fill_fraction(self.graphs, plan, self.capacities)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.network.trainable_by_name.values())
         self._say.message(
@@ -207,7 +210,7 @@ class Trainer:
         shapes = " or ".join(f"{c.shape.atoms} atoms, {c.shape.rows} rows of bonds" for c in self.capacities.values())
         self._say.message(
             f"{self.parameters} weights; {len(plan)} steps per epoch; batches of {shapes} "
-            f"({100 * atoms:.0f} % and {100 * rows:.0f} % filled)"
+            f"({100 * atoms:.0f} % and {100 * rows:.0f} % filled); engine {self.engine}"
         )
 
     @property

@@ -126,6 +126,10 @@ class EngineSpec(Spec):
     gpu : bool
         Whether it runs on GPUs; where one can be used, ``--engine auto`` prefers it to engines of any priority
         that do not.
+    trainer : str
+        Dotted path of what evaluates and differentiates a network in ``grace fit``, in double precision:
+        ``(network, loss, variables, threads, radial) -> gracecli.fit.engines.Evaluation``; raises ModelError for models
+        that it cannot train. Empty: the engine does not train.
     """
 
     kind: ClassVar[str] = "engine"
@@ -135,12 +139,15 @@ class EngineSpec(Spec):
     model_format: str = "blueprint"
     available: str = ""
     gpu: bool = False
+    trainer: str = ""
 
     def problems(self) -> list[str]:
         """What is wrong with this spec, in words; empty when it is sound."""
         found = super().problems()
-        if not found and self.available and not _DOTTED_PATH.fullmatch(self.available):
-            found.append(f"available {self.available!r} must look like 'package.module:object'")
+        for name in ("available", "trainer"):
+            value = getattr(self, name)
+            if not found and value and not _DOTTED_PATH.fullmatch(value):
+                found.append(f"{name} {value!r} must look like 'package.module:object'")
         return found
 
 

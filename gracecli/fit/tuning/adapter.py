@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gracecli.fit.engines import Make
 from gracecli.fit.tuning.strategy import Movement
 from gracecli.model.blueprint import Blueprint
 from gracecli.model.modelfile import Model
@@ -52,11 +53,9 @@ class Adapter:
     def push(self) -> None:
         """Make the network's weights from the variables."""
 
-    def compute(self, loss: Any, radial: str, threads: int) -> Any:
+    def compute(self, loss: Any, make: Make) -> Any:
         """Compiled evaluation of losses and gradients by ``targets``."""
-        from gracecli.fit.compute import Compute
-
-        return Compute(self.network, loss, radial, self.targets, threads)
+        return make(self.network, loss, self.targets)
 
     def model(self, blueprint: Blueprint, moved: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> Model:
         """The model that values of ``variables`` stand for."""

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from gracecli.fit.batches import Capacity, FitBatch, GraphSet
-from gracecli.fit.compute import Compute
 from gracecli.fit.data import Frame
+from gracecli.fit.engines import Evaluation, Make
 from gracecli.fit.tuning.adapter import Adapter
 from gracecli.fit.tuning.replay import PREFIX
 from gracecli.model.blueprint import Blueprint
@@ -47,13 +47,13 @@ class HeadGraphSet(GraphSet):
     def pack(self, members: Sequence[int], capacities: Mapping[int, Capacity]) -> HeadBatch:
         """Pack frames of one class into one batch."""
         packed = super().pack(members, capacities)
-        return HeadBatch(packed.batch, packed.labels, packed.members, head_of(self.frames[members[0]]))
+        return HeadBatch(packed.batch, packed.labels, packed.members, packed.graphs, head_of(self.frames[members[0]]))
 
 
 class HeadsCompute:
     """As :class:`gracecli.fit.compute.Compute`, for batches that name their head."""
 
-    def __init__(self, computes: Sequence[Compute]) -> None:
+    def __init__(self, computes: Sequence[Evaluation]) -> None:
         self._computes = list(computes)
 
     def gradients(self, batches: Sequence[FitBatch], *options: Any) -> tuple[list[tf.Tensor], np.ndarray]:
@@ -113,10 +113,9 @@ class HeadsAdapter(Adapter):
     def _key(self, name: str) -> str:
         return f"{self._names[1]}:{name}"
 
-    def compute(self, loss: Any, radial: str, threads: int) -> HeadsCompute:
+    def compute(self, loss: Any, make: Make) -> HeadsCompute:
         """One compiled evaluation per head."""
-        networks = (self.network, self.old)
-        return HeadsCompute([Compute(network, loss, radial, self.targets, threads) for network in networks])
+        return HeadsCompute([make(network, loss, self.targets) for network in (self.network, self.old)])
 
     def model(self, blueprint: Blueprint, moved: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> Model:
         """Both heads in one model, the new one by default."""

@@ -1,7 +1,7 @@
 // Activation functions with derivatives, and readouts: energy and its gradient in one step.
 #pragma once
 
-#include "program.hpp"
+#include "weights.hpp"
 
 namespace grace {
 
@@ -27,7 +27,7 @@ template <class Real> inline void activate(int kind, Real x, Real &value, Real &
 // x is the sum of the sources, or (normalised) one source of its own; the gradient is added to every source.
 template <class Real> class NetworkReadout : public Operation<Real> {
  public:
-  NetworkReadout(Reader &r, int elements) {
+  NetworkReadout(Reader &r, int elements, bool trained) {
     sources_.resize(r.next());
     for (auto &s : sources_) s.x = Ref::read(r), s.g = Ref::read(r), s.linear = Real(*r.numbers(1)), s.scale = nullptr;
     channels_ = r.integer(), first_ = r.integer(), multiplier_ = Real(*r.numbers(1));
@@ -51,16 +51,31 @@ template <class Real> class NetworkReadout : public Operation<Real> {
           for (int i = 0; i < in; ++i) transposed[(size_t(e) * in + i) * out + o] = w[(size_t(e) * out + o) * in + i];
       layer.backward.pack(transposed.data(), sets, in, out);
     }
+    if (!trained) return;
+    slots_.linear = r.next(), slots_.norms = r.next();
+    size_ = std::max(slots_.linear + int64_t(sources_.size()), slots_.norms + int64_t(norms) * (channels_ - first_));
+    for (auto &layer : layers_) {
+      slots_.layers.push_back(r.next());
+      size_ = std::max(size_, slots_.layers.back() + int64_t(dependent ? elements : 1) * layer.forward.outputs * layer.forward.inputs);
+    }
   }
+  int64_t gradient_size() const override { return size_; }
   void run(Tile<Real> &tile) const override {
     constexpr int T = lanes<Real>;
     const int n = channels_ - first_, ns = int(sources_.size());
     size_t need = size_t(ns + 3) * n * T;
-    for (const auto &l : layers_) need += 2 * size_t(l.forward.outputs) * T;
+    int widest = 0;
+    for (const auto &l : layers_) need += 2 * size_t(l.forward.outputs) * T, widest = std::max(widest, l.forward.outputs);
+    need += size_t(widest) * T;
     tile.work.reserve(need + n * T);
     Real *branch = tile.work.data(), *x = branch + size_t(ns) * n * T, *g = x + n * T, *next = g + n * T;
     for (const auto &s : sources_)
       for (int a = 0; a < T; ++a) tile.energy[a] += multiplier_ * s.linear * tile.at(s.x)[a];
+    const bool trained = tile.gradient && !slots_.layers.empty();
+    if (trained)
+      for (int s = 0; s < ns; ++s)
+        for (int a = 0; a < T; ++a)
+          tile.gradient[slots_.linear + s] += double(tile.seed[a] * multiplier_ * tile.at(sources_[s].x)[a]);
     std::vector<Real> &inverse = const_cast<std::vector<Real> &>(inverse_scratch(ns));
     std::memset(x, 0, size_t(n) * T * sizeof(Real));
     for (int s = 0; s < ns; ++s) {
@@ -77,6 +92,12 @@ template <class Real> class NetworkReadout : public Operation<Real> {
     network(tile, x, g, next);
     for (int s = 0; s < ns; ++s) {
       Real *b = branch + size_t(per_source_norm_ ? s : 0) * n * T;
+      if (trained && !norms_.empty() && (per_source_norm_ || s == 0)) {
+        const Real *scale = inverse.data() + s * T;
+        double *to = tile.gradient + slots_.norms + int64_t(s) * n;
+        for (int c = 0; c < n; ++c)
+          for (int a = 0; a < T; ++a) to[c] += double(tile.seed[a] * g[c * T + a] * b[c * T + a] * scale[a]);
+      }
       if (per_source_norm_ || !norms_.empty())
         through_norm(b, n, norms_[per_source_norm_ ? s : 0].data(), inverse.data() + (per_source_norm_ ? s : 0) * T, g, next);
       const Real *own = per_source_norm_ || !norms_.empty() ? next : g;
@@ -143,6 +164,13 @@ template <class Real> class NetworkReadout : public Operation<Real> {
     for (int i = depth - 1; i >= 0; --i) {
       const Source<Real> source{hidden[i].first, T, layers_[i].forward.outputs};
       Real *to = i ? hidden[i - 1].first : g;
+      if (tile.gradient && !slots_.layers.empty()) {
+        const int out = layers_[i].forward.outputs, in = layers_[i].forward.inputs;
+        Real *seeded = value;  // free behind the last layer
+        with_seeds<Real>(tile, hidden[i].first, T, out, T, seeded);
+        weight_gradient<Real>(seeded, T, out, i ? hidden[i - 1].first : x, T, in, T,
+                              tile.gradient + slots_.layers[i] + int64_t(element) * out * in, in);
+      }
       multiply<Real>(layers_[i].backward, element, &source, 1, T, to, T, false);
       if (i)
         for (int k = 0; k < layers_[i].forward.inputs * T; ++k) to[k] *= hidden[i - 1].second[k];
@@ -158,6 +186,8 @@ template <class Real> class NetworkReadout : public Operation<Real> {
   bool per_source_norm_, dependent_ = false;
   std::vector<std::vector<double>> norms_;
   std::vector<Layer> layers_;
+  struct { int64_t linear = 0, norms = 0; std::vector<int64_t> layers; } slots_;  // of the gradient by the weights
+  int64_t size_ = 0;
 };
 
 // E += multiplier sum_k c_k F_(e_k)(rho_k), rho = sum of the sources
@@ -200,24 +230,28 @@ template <class Real> class FinnisSinclairReadout : public Operation<Real> {
 // E += sum over channels of w_c x_c
 template <class Real> class LinearReadout : public Operation<Real> {
  public:
-  explicit LinearReadout(Reader &r) {
+  LinearReadout(Reader &r, bool trained) {
     x_ = Ref::read(r), g_ = Ref::read(r);
     const int n = r.integer();
     const double *w = r.numbers(n);
     weights_.assign(w, w + n);
+    if (trained) slot_ = r.next();
   }
+  int64_t gradient_size() const override { return slot_ < 0 ? 0 : slot_ + int64_t(weights_.size()); }
   void run(Tile<Real> &tile) const override {
     constexpr int T = lanes<Real>;
     for (size_t c = 0; c < weights_.size(); ++c)
       for (int a = 0; a < T; ++a) {
         tile.energy[a] += Real(weights_[c]) * tile.at(x_)[c * x_.stride * T + a];
         tile.at(g_)[c * g_.stride * T + a] += Real(weights_[c]);
+        if (tile.gradient && slot_ >= 0) tile.gradient[slot_ + c] += double(tile.seed[a] * tile.at(x_)[c * x_.stride * T + a]);
       }
   }
 
  private:
   Ref x_, g_;
   std::vector<double> weights_;
+  int64_t slot_ = -1;
 };
 
 }  // namespace grace

@@ -182,6 +182,21 @@ template <class Real> void harmonics_backward(Slots<Real> &s, int lmax) {
 template <class Real> class Radial {
  public:
   int functions = 0;  // padded to whole lines
+  int64_t gradient_size() const {
+    if (tables_.size() != 1) throw std::runtime_error("grace-native: training needs one table per radial function");
+    return int64_t(intervals_[0] + 5) * functions;
+  }
+  // Adds to the gradient by the coefficients of the (only) table what a slot has: `g` by the values of functions first..
+  void scatter(const Slots<Real> &s, int slot, int first, int count, const Real *g, Real seed, double *to) const {
+    to += size_t(s.interval[slot]) * functions + first;
+    for (int i = 0; i < 6; ++i, to += functions) {
+      const Real w = seed * s.weight[size_t(i) * s.capacity + slot];
+      for (int k = 0; k < count; ++k) to[k] += double(w * g[k]);
+    }
+  }
+  bool within(int centre, int other, const Slots<Real> &s, int slot) const {
+    return s.bond[slot] >= 0 && s.distance[slot] < end_[centre * elements_ + other];
+  }
   int used = 0;       // those in front of the padding
   const double *values = nullptr, *slopes = nullptr;  // [bond][functions] when given from outside
   Radial(Reader &r, int elements) {
@@ -292,6 +307,9 @@ template <class Real> struct BondItem {
   virtual ~BondItem() = default;
   virtual void forward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const = 0;
   virtual void backward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const = 0;
+  // In place of `backward` when the gradient by the weights is wanted: adds to it, and to the gradients of messages.
+  virtual void weights(Tile<Real> &, int, int, const Neighbours &, BondSpace<Real> &) const {}
+  virtual int64_t gradient_size() const { return 0; }
 };
 
 // out[r][c] (+)= sum_k a(r, k) b[k][c], a(r, k) = a[r * ar + k * ak]; columns in whole registers.
@@ -372,7 +390,7 @@ template <class Real> inline Vec<Real> fold(const Vec<Real> *x) { return Fold<Re
 // Otherwise functions [l][n] and the density itself, A[n][lm] = sum over elements z_e[n] sum_b R Y.
 template <class Real> class DensityItem : public BondItem<Real> {
  public:
-  DensityItem(Reader &r, const std::vector<Radial<Real>> &radials, int elements) : elements_(elements) {
+  DensityItem(Reader &r, const std::vector<Radial<Real>> &radials, int elements, bool trained) : elements_(elements) {
     radial_ = &radials.at(r.next()), lmax_ = r.integer(), projected_ = r.next(), channels_ = r.integer();
     out_ = Ref::read(r), gradient_ = Ref::read(r);
     rows_ = (lmax_ + 1) * (lmax_ + 1), used_ = radial_->used;
@@ -387,6 +405,60 @@ template <class Real> class DensityItem : public BondItem<Real> {
       const double *z = r.numbers(count);
       factors_.assign(z, z + count);
       if (F < (lmax_ + 1) * columns_) throw std::runtime_error("grace-native: radial table of another size");
+    }
+    if (!trained) return;
+    if (projected_) throw std::runtime_error("grace-native: training needs the direct form of densities");
+    table_slot_ = r.next(), factor_slot_ = r.next();
+  }
+  int64_t gradient_size() const override {
+    return table_slot_ < 0 ? 0 : std::max(table_slot_ + radial_->gradient_size(), factor_slot_ + int64_t(factors_.size()));
+  }
+  void weights(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
+    constexpr int W = width<Real>;
+    using V = Vec<Real>;
+    Slots<Real> &s = w.slots;
+    const int F = radial_->functions, used = (lmax_ + 1) * columns_;
+    w.value.reserve(size_t(W) * F), w.slope.reserve(size_t(2) * W * F), w.other.reserve(size_t(W) * F), w.third.reserve(size_t(W) * F);
+    w.local.reserve(size_t(rows_) * columns_);
+    Real *values = w.other.data(), *by_value = w.slope.data(), *turned = by_value + size_t(W) * F, *by_factor = w.third.data();
+    const Real *from = tile.at(gradient_) + lane;
+    const Real seed = tile.seed[lane];
+    gather(from, tile.element, -1, w.local.data());
+    for (int e = 0; e < elements_; ++e) {
+      if (s.segment[e] == s.segment[e + 1]) continue;
+      radial_->locate(tile.element, e, s, false);
+      std::memset(by_factor, 0, size_t(W) * F * sizeof(Real));
+      for (int slot = s.segment[e]; slot < s.segment[e + 1]; slot += W) {
+        for (int i = 0; i < W; ++i)
+          radial_->evaluate(tile.element, e, s, slot + i, bond(s, slot + i, nb, atom), &w.value[size_t(i) * F], nullptr);
+        transpose(&w.value[0], F, used, values);
+        for (const auto &b : blocks_) {
+          const Real *g = &w.local[size_t(b.row) * columns_];
+          const ptrdiff_t place = ptrdiff_t(b.row) * s.capacity + slot;
+          for (int k = 0; k < columns_; k += 8) by_function(s, place, g + k, b.rows, by_value + (b.function + k) * W);
+        }
+        for (int l = 0; l <= lmax_; ++l)
+          for (int n = 0; n < columns_; ++n) {
+            const int k = l * columns_ + n;
+            const V t = load<Real>(by_value + k * W);
+            add<Real>(by_factor + k * W, t * load<Real>(values + k * W));
+            store<Real>(by_value + k * W, t * splat<Real>(n < channels_ ? factor(tile.element, e, l)[n] : Real(0)));
+          }
+        for (int k = 0; k < used; k += W) {  // [function][bond] -> [bond][function]
+          V x[W];
+#pragma GCC unroll 16
+          for (int i = 0; i < W; ++i) x[i] = load<Real>(by_value + (k + i) * W);
+          transpose_steps<W / 2>(x);
+#pragma GCC unroll 16
+          for (int i = 0; i < W; ++i) store<Real>(turned + size_t(i) * F + k, x[i]);
+        }
+        for (int i = 0; i < W; ++i)
+          if (radial_->within(tile.element, e, s, slot + i))
+            radial_->scatter(s, slot + i, 0, used, turned + size_t(i) * F, seed, tile.gradient + table_slot_);
+      }
+      double *to = tile.gradient + factor_slot_ + ((size_t(tile.element) * elements_ + e) * (lmax_ + 1)) * channels_;
+      for (int l = 0; l <= lmax_; ++l)
+        for (int n = 0; n < channels_; ++n) to[l * channels_ + n] += double(seed * sum<Real>(load<Real>(by_factor + (l * columns_ + n) * W)));
     }
   }
   void forward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
@@ -466,6 +538,19 @@ template <class Real> class DensityItem : public BondItem<Real> {
   static int64_t bond(const Slots<Real> &s, int slot, const Neighbours &nb, int atom) {
     return s.bond[slot] < 0 ? -1 : nb.first[atom] + s.bond[slot];
   }
+  // to[k] = sum_lm g[lm][k] Y_lm for 8 functions and the bonds of one register
+  void by_function(const Slots<Real> &s, ptrdiff_t place, const Real *g, int rows, Real *to) const {
+    Vec<Real> t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) t[i] = zero<Real>();
+    for (int lm = 0; lm < rows; ++lm) {
+      const Vec<Real> y = load<Real>(s.harmonics.data() + place + ptrdiff_t(lm) * s.capacity);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) t[i] += splat<Real>(g[size_t(lm) * columns_ + i]) * y;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) store<Real>(to + i * width<Real>, t[i]);
+  }
   // gd += sum_k dphi_k (sum_lm g[lm][k] Y_lm), for M functions and the bonds of one register
   template <int M> void slope_block(const Slots<Real> &s, ptrdiff_t place, const Real *g, int rows, const Real *slopes, Vec<Real> &gd) const {
     Vec<Real> t[M];
@@ -521,7 +606,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
   const Real *factor(int centre, int e, int l) const {
     return factors_.data() + ((size_t(centre) * elements_ + e) * (lmax_ + 1) + l) * channels_;
   }
-  // Gradient of one lane as [lm][column], padded columns zero.
+  // Gradient of one lane as [lm][column], padded columns zero; times the factors of element e unless that is negative.
   void gather(const Real *from, int centre, int e, Real *to) const {
     constexpr int T = lanes<Real>;
     for (int k = 0; k < columns_; ++k) {
@@ -529,7 +614,7 @@ template <class Real> class DensityItem : public BondItem<Real> {
       const bool idle = !projected_ && k >= channels_;
       for (int lm = 0; lm < rows_; ++lm) to[lm * columns_ + k] = idle ? Real(0) : channel[lm * T];
     }
-    if (projected_) return;
+    if (projected_ || e < 0) return;
     for (int l = 0; l <= lmax_; ++l)
       for (int lm = l * l; lm < (l + 1) * (l + 1); ++lm)
         for (int n = 0; n < channels_; ++n) to[lm * columns_ + n] *= factor(centre, e, l)[n];
@@ -540,12 +625,13 @@ template <class Real> class DensityItem : public BondItem<Real> {
   Ref out_, gradient_;
   std::vector<Block> blocks_;
   std::vector<Real> factors_;
+  int64_t table_slot_ = -1, factor_slot_ = -1;  // of the gradient by the weights
 };
 
 // Messages: harmonics times radial functions times a tensor of the neighbour, coupled.
 template <class Real> class MessageItem : public BondItem<Real> {
  public:
-  MessageItem(Reader &r, const std::vector<Radial<Real>> &radials, int elements) : elements_(elements) {
+  MessageItem(Reader &r, const std::vector<Radial<Real>> &radials, int elements, bool trained) : elements_(elements) {
     radial_ = &radials.at(r.next()), message_ = r.integer(), lmax_ = r.integer();
     rows_q_ = r.integer(), channels_ = r.integer();
     padded_ = round_up(channels_, lanes<Real>);
@@ -557,7 +643,9 @@ template <class Real> class MessageItem : public BondItem<Real> {
     const double *c = r.numbers(terms_.size());
     for (auto &t : terms_) t.value = Real(*c++);
     if (radial_->functions < (lmax_ + 1) * padded_) throw std::runtime_error("grace-native: radial table of another size");
+    if (trained) slot_ = r.next();
   }
+  int64_t gradient_size() const override { return slot_ < 0 ? 0 : slot_ + radial_->gradient_size(); }
   void forward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
     constexpr int T = lanes<Real>, W = width<Real>;
     Slots<Real> &s = w.slots;
@@ -584,20 +672,10 @@ template <class Real> class MessageItem : public BondItem<Real> {
       for (int f = 0; f < rows_; ++f) to[(n * out_.stride + f) * T] = w.other[f * padded_ + n];
   }
   void backward(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
-    constexpr int T = lanes<Real>, W = width<Real>;
+    constexpr int W = width<Real>;
     Slots<Real> &s = w.slots;
-    const int F = radial_->functions, lm = (lmax_ + 1) * (lmax_ + 1), count = lm * rows_q_;
-    w.value.reserve(F), w.slope.reserve(F), w.local.reserve(size_t(count) * padded_);
-    w.other.reserve(size_t(rows_) * padded_), w.third.reserve(size_t(round_up(lm, W)) * W);
-    std::memset(w.third.data(), 0, size_t(round_up(lm, W)) * W * sizeof(Real));
-    const Real *from = tile.at(gradient_) + lane;
-    std::memset(w.other.data(), 0, size_t(rows_) * padded_ * sizeof(Real));
-    for (int n = 0; n < channels_; ++n)
-      for (int f = 0; f < rows_; ++f) w.other[f * padded_ + n] = from[(n * gradient_.stride + f) * T];
-    std::memset(w.local.data(), 0, size_t(count) * padded_ * sizeof(Real));
-    for (const auto &t : terms_)
-      for (int c = 0; c < padded_; c += W)
-        add<Real>(&w.local[t.source * padded_ + c], t.value * load<Real>(&w.other[t.row * padded_ + c]));
+    const int lm = (lmax_ + 1) * (lmax_ + 1);
+    spread(tile.at(gradient_) + lane, w);
     const Real *message = tile.message[message_];
     Real *gradient = tile.message_gradient[message_];
     for (int e = 0; e < elements_; ++e) {
@@ -624,9 +702,62 @@ template <class Real> class MessageItem : public BondItem<Real> {
       }
     }
   }
+  void weights(Tile<Real> &tile, int lane, int atom, const Neighbours &nb, BondSpace<Real> &w) const override {
+    Slots<Real> &s = w.slots;
+    spread(tile.at(gradient_) + lane, w);
+    const Real *message = tile.message[message_];
+    Real *gradient = tile.message_gradient[message_];
+    const Real seed = tile.seed[lane];
+    for (int e = 0; e < elements_; ++e) {
+      radial_->locate(tile.element, e, s, false);
+      for (int k = s.segment[e]; k < s.segment[e + 1]; ++k) {
+        if (!radial_->within(tile.element, e, s, k)) continue;
+        radial_->evaluate(tile.element, e, s, k, nb.first[atom] + s.bond[k], w.value.data(), nullptr);
+        const size_t row = size_t(s.other[k]) * rows_q_ * padded_;
+        for (int l = 0; l <= lmax_; ++l) {
+          if (!used_[l]) continue;
+          bond_weights(w, l, k, message + row, gradient + row);
+          radial_->scatter(s, k, l * padded_, padded_, &w.slope[l * padded_], seed, tile.gradient + slot_);
+        }
+      }
+    }
+  }
 
  private:
   struct Term { int source, row; Real value; };
+  // Gradient of one lane [row][channel], and by the uncoupled sums, [lm][q][channel], in w.local.
+  void spread(const Real *from, BondSpace<Real> &w) const {
+    constexpr int T = lanes<Real>, W = width<Real>;
+    const int F = radial_->functions, lm = (lmax_ + 1) * (lmax_ + 1), count = lm * rows_q_;
+    w.value.reserve(F), w.slope.reserve(F), w.local.reserve(size_t(count) * padded_);
+    w.other.reserve(size_t(rows_) * padded_), w.third.reserve(size_t(round_up(lm, W)) * W);
+    std::memset(w.third.data(), 0, size_t(round_up(lm, W)) * W * sizeof(Real));
+    std::memset(w.other.data(), 0, size_t(rows_) * padded_ * sizeof(Real));
+    for (int n = 0; n < channels_; ++n)
+      for (int f = 0; f < rows_; ++f) w.other[f * padded_ + n] = from[(n * gradient_.stride + f) * T];
+    std::memset(w.local.data(), 0, size_t(count) * padded_ * sizeof(Real));
+    for (const auto &t : terms_)
+      for (int c = 0; c < padded_; c += W)
+        add<Real>(&w.local[t.source * padded_ + c], t.value * load<Real>(&w.other[t.row * padded_ + c]));
+  }
+  // One bond and degree: gradient by R[l][n] (in w.slope) and by the message.
+  void bond_weights(BondSpace<Real> &w, int l, int k, const Real *message, Real *gradient) const {
+    using V = Vec<Real>;
+    const Slots<Real> &s = w.slots;
+    for (int c = 0; c < padded_; c += width<Real>) {
+      const V r = load<Real>(&w.value[l * padded_ + c]);
+      V gr = zero<Real>();
+      for (int q = 0; q < rows_q_; ++q) {
+        const Real *g = &w.local[(l * l * rows_q_ + q) * padded_ + c];
+        V t = zero<Real>();
+        for (int m = 0; m <= 2 * l; ++m)
+          t += splat<Real>(s.harmonics[ptrdiff_t(l * l + m) * s.capacity + k]) * load<Real>(g + ptrdiff_t(m) * rows_q_ * padded_);
+        gr += t * load<Real>(message + q * padded_ + c);
+        add<Real>(gradient + q * padded_ + c, t * r);
+      }
+      store<Real>(&w.slope[l * padded_ + c], gr);
+    }
+  }
   template <int M, int Q> void gather_fixed(BondSpace<Real> &w, const Real *message, int l, int m0, int q0, int c) const {
     using V = Vec<Real>;
     const Slots<Real> &s = w.slots;
@@ -704,6 +835,7 @@ template <class Real> class MessageItem : public BondItem<Real> {
   Ref out_, gradient_;
   std::vector<int> used_;
   std::vector<Term> terms_;
+  int64_t slot_ = -1;  // of the gradient by the table
 };
 
 // Ziegler-Biersack-Littmark repulsion with the switch of LAMMPS pair zbl; energies of the tile and slopes of the bonds.

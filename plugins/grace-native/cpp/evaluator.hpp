@@ -71,6 +71,7 @@ template <class Real> class Model {
   std::vector<MessageShape> messages;
   std::vector<Phase<Real>> phases;
   std::vector<double> constant;  // energy per element
+  int64_t gradient_size = 0;     // of the gradient by the weights (programs for training)
   int feature_columns = 0;       // numbers per atom for the extrapolation grade
 
   Model(const int64_t *code, size_t size, const double *data, size_t data_size) {
@@ -92,6 +93,8 @@ template <class Real> class Model {
       for (int64_t n = r.next(); n > 0; --n) p.bonds.push_back(bond_item(r));
       for (int64_t n = r.next(); n > 0; --n) p.forward.push_back(operation(r));
       for (int64_t n = r.next(); n > 0; --n) p.backward.push_back(operation(r));
+      for (const auto &item : p.bonds) gradient_size = std::max(gradient_size, item->gradient_size());
+      for (const auto &op : p.backward) gradient_size = std::max(gradient_size, op->gradient_size());
     }
     if (!r.done()) throw std::runtime_error("grace-native: program too long");
   }
@@ -99,9 +102,11 @@ template <class Real> class Model {
  private:
   std::unique_ptr<BondItem<Real>> bond_item(Reader &r) {
     switch (r.next()) {
-      case 0: return std::make_unique<DensityItem<Real>>(r, radials, elements);
-      case 1: return std::make_unique<MessageItem<Real>>(r, radials, elements);
+      case 0: return std::make_unique<DensityItem<Real>>(r, radials, elements, false);
+      case 1: return std::make_unique<MessageItem<Real>>(r, radials, elements, false);
       case 2: return std::make_unique<ZblItem<Real>>(r, elements);
+      case 3: return std::make_unique<DensityItem<Real>>(r, radials, elements, true);
+      case 4: return std::make_unique<MessageItem<Real>>(r, radials, elements, true);
     }
     throw std::runtime_error("grace-native: unknown bond operation");
   }
@@ -116,9 +121,9 @@ template <class Real> class Model {
       case 6: return std::make_unique<InvariantNorm<Real>>(r, true);
       case 7: return std::make_unique<EquivariantNorm<Real>>(r, false);
       case 8: return std::make_unique<EquivariantNorm<Real>>(r, true);
-      case 9: return std::make_unique<NetworkReadout<Real>>(r, elements);
+      case 9: return std::make_unique<NetworkReadout<Real>>(r, elements, false);
       case 10: return std::make_unique<FinnisSinclairReadout<Real>>(r);
-      case 11: return std::make_unique<LinearReadout<Real>>(r);
+      case 11: return std::make_unique<LinearReadout<Real>>(r, false);
       case 12: return std::make_unique<StoreMessage<Real>>(r, elements);
       case 13: return std::make_unique<AddMessageGradient<Real>>(r);
       case 14: return std::make_unique<Gate<Real>>(r, false);
@@ -128,6 +133,12 @@ template <class Real> class Model {
         feature_columns = std::max(feature_columns, op->columns());
         return op;
       }
+      // training
+      case 17: return std::make_unique<LinearGradient<Real>>(r, elements);
+      case 18: return std::make_unique<NetworkReadout<Real>>(r, elements, true);
+      case 19: return std::make_unique<LinearReadout<Real>>(r, true);
+      case 20: return std::make_unique<InvariantNorm<Real>>(r, true, true);
+      case 21: return std::make_unique<MessageConstantGradient<Real>>(r, elements);
     }
     throw std::runtime_error("grace-native: unknown operation");
   }
@@ -146,6 +157,10 @@ template <class Real> class Evaluator {
 
   // Numbers of every centre for the extrapolation grade, [centres][feature_columns], of the evaluations that follow; null: none.
   void set_features(double *features) { features_ = features; }
+
+  // Evaluations that follow add the gradient of sum_i seeds[i] E_i by the weights to `gradient`, in place of forces and virials;
+  // null: forces and virials again.
+  void set_gradient(const double *seeds, double *gradient) { seeds_ = seeds, gradient_ = gradient; }
 
   // Centres 0..centres-1 have neighbours; atoms centres..atoms-1 (ghosts) only pass messages on.
   void begin(int centres, int atoms, const Neighbours &nb, int threads, size_t keep_bytes) {
@@ -177,6 +192,7 @@ template <class Real> class Evaluator {
       if (!keep_) w.kept.reserve(size_t(kept) * lanes<Real>);
       w.bonds.slots.reserve(longest, model_.elements, lmax);
       w.forces.assign(forces_size_, 0.0);
+      w.gradient.assign(gradient_ ? size_t(model_.gradient_size) : 0, 0.0);
       w.tile.message.resize(messages_.size()), w.tile.message_gradient.resize(messages_.size());
       w.gradients.resize(messages_.size());
       for (size_t m = 0; m < messages_.size(); ++m) {
@@ -230,6 +246,16 @@ template <class Real> class Evaluator {
     sum_message_gradients(p - 1);
   }
   void finish(const Outputs &out) {
+    if (gradient_) {
+      const int64_t size = model_.gradient_size;
+      parallel(threads_, [&](int rank, int count) {
+        for (int t = 0; t < threads_; ++t) {
+          const double *from = workers_[t].gradient.data();
+          for (int64_t i = size * rank / count; i < size * (rank + 1) / count; ++i) gradient_[i] += from[i];
+        }
+      });
+      return;
+    }
     std::memset(out.forces, 0, forces_size_ * sizeof(double));
     for (int t = 0; t < threads_; ++t)
       for (size_t i = 0; i < forces_size_; ++i) out.forces[i] += workers_[t].forces[i];
@@ -252,7 +278,7 @@ template <class Real> class Evaluator {
     BondSpace<Real> bonds;
     Buffer<Real> scratch, kept;
     std::vector<Buffer<Real>> gradients;
-    std::vector<double> forces;
+    std::vector<double> forces, gradient;
   };
 
   void make_tiles() {
@@ -284,6 +310,9 @@ template <class Real> class Evaluator {
     w.tile.arena[2] = carried_.data() + size_t(t) * model_.carried_rows * lanes<Real>;
     w.tile.element = range.element, w.tile.count = range.count, w.tile.atoms = order_.data() + range.first;
     w.tile.features = features_, w.tile.feature_columns = model_.feature_columns;
+    w.tile.gradient = gradient_ ? w.gradient.data() : nullptr;
+    if (gradient_)
+      for (int a = 0; a < lanes<Real>; ++a) w.tile.seed[a] = a < range.count ? Real(seeds_[w.tile.atoms[a]]) : Real(0);
   }
   void bonds_forward(Worker &w, int p) {
     const Phase<Real> &phase = model_.phases[p];
@@ -307,6 +336,10 @@ template <class Real> class Evaluator {
       const int atom = w.tile.atoms[lane];
       fill_slots<Real>(s, nb_, atom, model_.elements);
       harmonics<Real>(s, phase.lmax);
+      if (gradient_) {
+        for (const auto &item : phase.bonds) item->weights(w.tile, lane, atom, nb_, w.bonds);
+        continue;
+      }
       std::memset(s.gd.data(), 0, s.size * sizeof(Real));
       for (size_t i = 0; i < lm; ++i) std::memset(s.gy.data() + i * s.capacity, 0, s.size * sizeof(Real));
       for (const auto &item : phase.bonds) item->backward(w.tile, lane, atom, nb_, w.bonds);
@@ -350,6 +383,8 @@ template <class Real> class Evaluator {
   int centres_ = 0, atoms_ = 0, threads_ = 1;
   bool keep_ = true;
   double *features_ = nullptr;
+  const double *seeds_ = nullptr;
+  double *gradient_ = nullptr;
   size_t forces_size_ = 0;
   std::vector<int> order_;
   std::vector<TileRange> tiles_;

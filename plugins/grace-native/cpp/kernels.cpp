@@ -65,6 +65,11 @@ template <class Real> class Host final : public Kernels {
   }
   int feature_columns() const override { return model_.feature_columns; }
   void set_features(double *features) override { evaluator_.set_features(features); }
+  int64_t gradient_size() const override { return model_.gradient_size; }
+  void set_gradient(const double *seeds, double *gradient) override { evaluator_.set_gradient(seeds, gradient); }
+  void update(const int64_t *code, size_t size, const double *data, size_t data_size) override {
+    model_ = Model<Real>(code, size, data, data_size);
+  }
 
  private:
   static Outputs outputs(const Sums &s) { return {s.energies, s.forces, s.virials, s.bond_gradients}; }

@@ -9,7 +9,7 @@
 
 namespace grace {
 
-constexpr int kKernelsVersion = 3;  // of this interface
+constexpr int kKernelsVersion = 4;  // of this interface
 
 struct Bonds {                       // of all centres, CSR
   const int64_t *first = nullptr;    // [centres + 1]
@@ -50,6 +50,12 @@ class Kernels {
   // none), filled by the evaluations that follow; null: not wanted.
   virtual int feature_columns() const = 0;
   virtual void set_features(double *features) = 0;
+  // Programs for training: evaluations that follow add the gradient of sum_i seeds[i] E_i by the weights, in place of forces and
+  // virials; null: forces and virials. Seeds are [centres], equal within what messages connect.
+  virtual int64_t gradient_size() const = 0;
+  virtual void set_gradient(const double *seeds, double *gradient) = 0;
+  // The same program with other numbers.
+  virtual void update(const int64_t *code, size_t size, const double *data, size_t data_size) = 0;
 
   // All of it, for a host that has no other ranks to talk to.
   void evaluate(int atoms, const Bonds &bonds, int threads, size_t keep_bytes, const Sums &sums) {

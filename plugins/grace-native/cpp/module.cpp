@@ -63,6 +63,27 @@ class Engine {
     kernels_->evaluate(int(n), b, threads, keep_bytes, sums);
     kernels_->set_features(nullptr);
   }
+  // Adds the gradient of sum_i seeds[i] E_i by the weights; energies are those of the atoms.
+  void gradient(Array<int32_t, 1> species, Array<int64_t, 1> first, Array<int32_t, 1> neighbour, Array<double, 2> vectors,
+                Array<double, 1> seeds, Output<double, 1> energies, Output<double, 1> gradient, int threads, size_t keep_bytes) {
+    const size_t n = species.size(), bonds = neighbour.size();
+    if (first.size() != n + 1 || vectors.shape(0) != bonds || vectors.shape(1) != 3 || energies.size() != n || seeds.size() != n ||
+        int64_t(gradient.size()) < kernels_->gradient_size())
+      throw std::invalid_argument("grace-native: arrays of different lengths");
+    check(species, first, neighbour, n, bonds);
+    nb::gil_scoped_release release;
+    if (n == 0) return;
+    grace::Bonds b;
+    b.first = first.data(), b.other = neighbour.data(), b.vector = vectors.data(), b.species = species.data();
+    grace::Sums sums;
+    sums.energies = energies.data();
+    kernels_->set_gradient(seeds.data(), gradient.data());
+    kernels_->evaluate(int(n), b, threads, keep_bytes, sums);
+    kernels_->set_gradient(nullptr, nullptr);
+  }
+  int64_t gradient_size() const { return kernels_->gradient_size(); }
+  // The same program with other numbers.
+  void update(Array<int64_t, 1> code, Array<double, 1> data) { kernels_->update(code.data(), code.size(), data.data(), data.size()); }
   // Radial functions of every bond from outside, [bonds, functions]; pass empty arrays to go back to the tables.
   void set_radial(int index, Array<double, 2> values, Array<double, 2> slopes) {
     if (index < 0 || index >= kernels_->radial_tables()) throw std::out_of_range("grace-native: no such radial table");
@@ -140,6 +161,11 @@ NB_MODULE(_native, m) {
       .def("evaluate", &Engine::evaluate, nb::arg("species"), nb::arg("first"), nb::arg("neighbour"), nb::arg("vectors"),
            nb::arg("energies"), nb::arg("forces"), nb::arg("virials"), nb::arg("features"), nb::arg("threads"),
            nb::arg("keep_bytes"), "Energies, forces, virials; features of the extrapolation grade unless their array is empty.")
+      .def("gradient", &Engine::gradient, nb::arg("species"), nb::arg("first"), nb::arg("neighbour"), nb::arg("vectors"), nb::arg("seeds"),
+           nb::arg("energies"), nb::arg("gradient"), nb::arg("threads"), nb::arg("keep_bytes"),
+           "Adds the gradient of sum_i seeds[i] E_i by the weights (programs for training).")
+      .def("gradient_size", &Engine::gradient_size)
+      .def("update", &Engine::update, nb::arg("code"), nb::arg("data"), "The same program with other numbers.")
       .def("feature_columns", &Engine::feature_columns)
       .def("set_radial", &Engine::set_radial, nb::arg("index"), nb::arg("values"), nb::arg("slopes"))
       .def("bytes", &Engine::bytes);

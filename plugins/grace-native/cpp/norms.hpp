@@ -8,13 +8,15 @@ namespace grace {
 // Scalars x[c]: channels before `first` times `linear`, the others x s / sqrt(mean x^2 + 1e-10).
 template <class Real> class InvariantNorm : public Operation<Real> {
  public:
-  InvariantNorm(Reader &r, bool backward) : backward_(backward) {
+  InvariantNorm(Reader &r, bool backward, bool trained = false) : backward_(backward) {
     x_ = Ref::read(r), y_ = Ref::read(r);
     if (backward) gx_ = Ref::read(r), gy_ = Ref::read(r);
     channels_ = r.integer(), first_ = r.integer(), linear_ = Real(*r.numbers(1));
     const double *s = r.numbers(channels_ - first_);
     scale_.assign(s, s + channels_ - first_);
+    if (trained) linear_slot_ = r.next(), slot_ = r.next();
   }
+  int64_t gradient_size() const override { return slot_ < 0 ? 0 : std::max(linear_slot_ + 1, slot_ + int64_t(scale_.size())); }
   void run(Tile<Real> &tile) const override {
     constexpr int T = lanes<Real>;
     const Real *x = tile.at(x_);
@@ -35,6 +37,11 @@ template <class Real> class InvariantNorm : public Operation<Real> {
       Real *gx = tile.at(gx_), dot = 0;
       const ptrdiff_t sg = gy_.stride * T, st = gx_.stride * T;
       for (int c = first_; c < channels_; ++c) dot += gy[c * sg + a] * scale_[c - first_] * x[c * sx + a];
+      if (tile.gradient && slot_ >= 0) {
+        if (first_) tile.gradient[linear_slot_] += double(tile.seed[a] * gy[a] * x[a]);
+        for (int c = first_; c < channels_; ++c)
+          tile.gradient[slot_ + c - first_] += double(tile.seed[a] * gy[c * sg + a] * x[c * sx + a] * inverse);
+      }
       const Real k = dot * inverse * inverse * inverse / n;
       if (first_) gx[a] += linear_ * gy[a];
       for (int c = first_; c < channels_; ++c)
@@ -46,6 +53,7 @@ template <class Real> class InvariantNorm : public Operation<Real> {
   bool backward_;
   Ref x_, y_, gx_, gy_;
   int channels_, first_;
+  int64_t linear_slot_ = 0, slot_ = -1;  // of the gradient by the weights
   Real linear_;
   std::vector<Real> scale_;
 };

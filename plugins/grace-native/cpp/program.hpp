@@ -59,6 +59,8 @@ template <class Real> struct Tile {
   std::vector<Source<Real>> sources;
   Buffer<Real> work;
   std::vector<Real *> message, message_gradient;  // [atom][row][channel]
+  Real seed[lanes<Real>];        // per atom, factor of its energy in the sum whose gradient by the weights is wanted
+  double *gradient = nullptr;    // that gradient, added to; null: not wanted
   double *features = nullptr;    // [atom][feature_columns], for the extrapolation grade; null: not wanted
   int feature_columns = 0;
   Real *at(const Ref &x) const { return arena[x.arena] + x.row * lanes<Real>; }
@@ -67,6 +69,7 @@ template <class Real> struct Tile {
 template <class Real> struct Operation {
   virtual ~Operation() = default;
   virtual void run(Tile<Real> &tile) const = 0;
+  virtual int64_t gradient_size() const { return 0; }  // numbers of the gradient by the weights up to the last this touches
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ def gracecli_register_engines() -> Iterator[EngineSpec]:
         factory="grace_native.engine:create_engine",
         priority=20,
         available="grace_native.library:available",
+        trainer="grace_native.training:NativeCompute",
     )
 
 

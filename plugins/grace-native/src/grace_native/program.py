@@ -42,6 +42,11 @@ class Code(IntEnum):
     GATE = 14
     GATE_BACKWARD = 15
     INVARIANTS = 16
+    LINEAR_GRADIENT = 17
+    NETWORK_READOUT_TRAINED = 18
+    LINEAR_READOUT_TRAINED = 19
+    INVARIANT_NORM_BACKWARD_TRAINED = 20
+    MESSAGE_CONSTANT_GRADIENT = 21
 
 
 class BondCode(IntEnum):
@@ -50,6 +55,8 @@ class BondCode(IntEnum):
     DENSITY = 0
     MESSAGE = 1
     ZBL = 2
+    DENSITY_TRAINED = 3
+    MESSAGE_TRAINED = 4
 
 
 @dataclass(eq=False)
@@ -110,7 +117,7 @@ class LinearTerm:
 
     source: Pointer
     channels: int
-    weights: Array
+    weights: Any
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ def merged(terms: list[LinearTerm]) -> list[LinearTerm]:
     return list(found.values())
 
 
-def linear_operation(blocks: list[LinearBlock], elements: int) -> Operation:
+def linear_operation(blocks: list[LinearBlock], elements: int, algebra: Any) -> Operation:
     """Write a linear map."""
     fields: list[Any] = [len(blocks)]
     for block in blocks:
@@ -175,10 +182,12 @@ def linear_operation(blocks: list[LinearBlock], elements: int) -> Operation:
         for term in terms:
             fields += [term.source, term.channels]
         weights = [
-            np.broadcast_to(t.weights, (elements, *t.weights.shape)) if dependent and t.weights.ndim == 2 else t.weights
+            algebra.broadcast(t.weights, (elements, *t.weights.shape))
+            if dependent and t.weights.ndim == 2
+            else t.weights
             for t in terms
         ]
-        fields.append(np.concatenate(weights, axis=-1))
+        fields.append(algebra.concatenate(weights, -1))
     return Operation(Code.LINEAR, fields)
 
 
@@ -190,7 +199,7 @@ class Program:
         self.phases = [Phase() for _ in range(phases)]
         self.messages: list[tuple[int, int, int]] = []  # phase, rows, channels
         self.radials: list[list[Any]] = []  # fields of cpp Radial
-        self.constant = np.zeros(elements)
+        self.constant: Any = np.zeros(elements)
         self.carried_rows = 0
 
     # -- placing ------------------------------------------------------------------------------------------------------
@@ -229,7 +238,13 @@ class Program:
     # -- writing ------------------------------------------------------------------------------------------------------
     def encode(self) -> tuple[NDArray[np.int64], Array]:
         """The stream of integers and the block of numbers."""
-        writer = _Writer()
+        code, numbers = self.encoded_parts()
+        parts = [np.ascontiguousarray(x, dtype=np.float64).ravel() for x in numbers]
+        return code, np.concatenate([*parts, np.zeros(1)])
+
+    def encoded_parts(self) -> tuple[NDArray[np.int64], list[Any]]:
+        """The stream of integers, and the arrays (or tensors) that make up the block of numbers."""
+        writer = Writer()
         writer.write([VERSION, self.elements, self.constant, self.carried_rows, len(self.messages)])
         for message in self.messages:
             writer.write(list(message))
@@ -243,31 +258,31 @@ class Program:
                 writer.write([len(operations)])
                 for operation in operations:
                     writer.write([int(operation.code), *operation.fields])
-        return writer.result()
+        return np.array(writer.code, dtype=np.int64), writer.numbers
 
 
-class _Writer:
+class Writer:
+    """Writes fields one after the other."""
+
     def __init__(self) -> None:
         self.code: list[int] = []
-        self.numbers: list[Array] = []
+        self.numbers: list[Any] = []
         self.size = 0
 
     def write(self, fields: list[Any]) -> None:
+        """Integers, pointers, numbers; everything else is an array (or tensor)."""
         for item in fields:
             if isinstance(item, Pointer):
                 storage = item.storage
                 self.code += [storage.arena, storage.offset + item.row, item.stride]
-            elif isinstance(item, np.ndarray):
-                self.code.append(self.size)
-                self.numbers.append(np.ascontiguousarray(item, dtype=np.float64).ravel())
-                self.size += item.size
             elif isinstance(item, float):
                 self.write([np.array([item])])
-            else:
+            elif isinstance(item, int | np.integer):
                 self.code.append(int(item))
-
-    def result(self) -> tuple[NDArray[np.int64], Array]:
-        return np.array(self.code, dtype=np.int64), np.concatenate([*self.numbers, np.zeros(1)])
+            else:
+                self.code.append(self.size)
+                self.numbers.append(item)
+                self.size += int(np.prod(item.shape))
 
 
 def _first_fit(lives: list[tuple[int, int, Storage]]) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from grace_native.analysis import Analysis, Info
 from grace_native.features import Features
+from grace_native.lowering.algebra import ArrayAlgebra
 from grace_native.program import (
     Array,
     BondCode,
@@ -51,11 +52,14 @@ class LoweringBase:
         Make what the extrapolation grade of the model is computed from.
     """
 
+    trained = False  # whether operations for gradients by the weights are wanted (training)
+
     def __init__(
         self, model: Model, elements: Sequence[int], kernels: Kernels, precision: str, exact: bool, graded: bool = False
     ) -> None:
         self.blueprint = model.blueprint
         self.weights = {k: np.asarray(v) for k, v in model.weights.items()}
+        self.algebra: Any = ArrayAlgebra(self.weights)
         self.elements = list(elements)
         self.kernels = kernels
         self.precision = precision
@@ -63,15 +67,27 @@ class LoweringBase:
         self.program = Program(len(self.elements), self.analysis.phases)
         self.last = self.analysis.phases - 1
         self.tensors: dict[str, Tensor] = {}
-        self.radial = RadialTables(model, self.elements, precision, exact)
+        self.radial: Any = RadialTables(model, self.elements, precision, exact)
         self.backward: list[tuple[int, Any]] = []  # (phase, function) in forward order
         self.features = Features(model) if graded and model.grade is not None else None
 
-    def w(self, name: str) -> Array:
+    def w(self, name: str) -> Any:
         """A weight in double precision."""
+        return self.algebra.weight(self.present(name))
+
+    def fixed(self, name: str) -> Array:
+        """A number that no training moves."""
+        return np.asarray(self.weights[self.present(name)], dtype=np.float64)
+
+    def present(self, name: str) -> str:
+        """The name, if the model has such a variable."""
         if name not in self.weights:
             raise ModelError(f"model: variable {name!r} is missing")
-        return np.asarray(self.weights[name], dtype=np.float64)
+        return name
+
+    def slot(self, weights: Any) -> int:
+        """Place of an array in the gradient by the weights (training)."""
+        raise NotImplementedError("this program is not made for training")
 
     def info(self, name: str) -> Info:
         """Facts about a node."""
@@ -122,7 +138,7 @@ class LoweringBase:
             for g, terms in sorted(tensor.pending.items())
         ]
         if blocks:
-            self.program.phases[phase].backward.append(linear_operation(blocks, len(self.elements)))
+            self.program.phases[phase].backward.append(linear_operation(blocks, len(self.elements), self.algebra))
 
     def linear(
         self,
@@ -136,28 +152,39 @@ class LoweringBase:
 
         ``owners[b][t]`` is the tensor and group that term t of block b reads, ``out[b]`` what block b writes.
         """
-        self.forward(phase, linear_operation(blocks, len(self.elements)))
+        self.forward(phase, linear_operation(blocks, len(self.elements), self.algebra))
 
         def backward() -> None:
             for tensor, _ in out[:1]:
                 self.finish(tensor, phase, table)
+            if self.trained:
+                self._weight_gradients(phase, blocks, out)
             for block, sources, (tensor, group) in zip(blocks, owners, out, strict=True):
                 for term, (source, source_group) in zip(block.terms, sources, strict=True):
-                    transposed = np.swapaxes(term.weights, -1, -2)
+                    transposed = self.algebra.swap(term.weights)
                     source.pending.setdefault(source_group, []).append(
                         LinearTerm(tensor.gradient_at(group), block.outputs, transposed)
                     )
 
         self.on_backward(phase, backward)
 
-    def by_element(self, weights: Array, dependent: bool) -> Array:
-        """Weights of the elements present, or the common ones."""
-        return weights[self.elements] if dependent else weights
+    def _weight_gradients(self, phase: int, blocks: list[LinearBlock], out: list[tuple[Tensor, int]]) -> None:
+        """Gradients by the weights of a linear map."""
+        fields: list[Any] = [len(blocks)]
+        for block, (tensor, group) in zip(blocks, out, strict=True):
+            fields += [tensor.gradient_at(group), block.outputs, block.rows, len(block.terms)]
+            for term in block.terms:
+                fields += [term.source, term.channels, int(term.weights.ndim == 3), self.slot(term.weights)]
+        self.program.phases[phase].backward.append(Operation(Code.LINEAR_GRADIENT, fields))
 
-    def _chemistry(self, path: str, embedding: str) -> Array:
-        """Linear map of the embedding for all elements of the model, [elements, ...]."""
+    def by_element(self, weights: Any, dependent: bool) -> Any:
+        """Weights of the elements present, or the common ones."""
+        return self.algebra.take(weights, self.elements) if dependent else weights
+
+    def _chemistry(self, path: str, embedding: str) -> Any:
+        """Linear map of the embedding for the elements present, [elements, ...]."""
         w = self.w(path)
-        return self.w(f"{embedding}/w") @ w / np.sqrt(w.shape[0])
+        return self.algebra.take(self.w(f"{embedding}/w"), self.elements) @ w / np.sqrt(w.shape[0])
 
     def _bond_item(self, phase: int, code: BondCode, fields: list[Any], tensor: Tensor | None) -> None:
         own = self.program.phases[phase]

@@ -25,13 +25,15 @@ class BondSteps(LoweringBase):
 
     def _density(self, node: Density) -> None:
         channels, lmax_radial = self.info(node.name).channels, self.info(node.name).table.groups[-1].l
-        factor = np.ones((len(self.elements), lmax_radial + 1, channels))
+        shape = (len(self.elements), lmax_radial + 1, channels)
+        factor: Any = np.ones(shape)
         if node.embedding:
-            z = self._chemistry(f"{node.name}/lin_transform/w", node.embedding)[self.elements]
+            z = self._chemistry(f"{node.name}/lin_transform/w", node.embedding)
             if node.embedding_per_l:
-                factor = z.reshape(len(self.elements), channels, -1).transpose(0, 2, 1)[:, : lmax_radial + 1]
+                by_degree = self.algebra.reshape(z, (shape[0], channels, z.shape[1] // channels))
+                factor = self.algebra.transpose(by_degree, (0, 2, 1))[:, : lmax_radial + 1]
             else:
-                factor = np.repeat(z[:, None, :], lmax_radial + 1, axis=1)
+                factor = self.algebra.broadcast(z[:, None, :], shape)
         self._local_density(node, node.radial, factor, node.average_neighbours)
 
     def _chemical_density(self, node: ChemicalDensity) -> None:
@@ -40,11 +42,11 @@ class BondSteps(LoweringBase):
         info = self.info(node.name)
         factor = np.ones((len(self.elements), info.table.groups[-1].l + 1, info.channels))
         if node.indicator is not None:
-            z = self._chemistry(f"{node.name}/lin_transform/w", node.indicator)[self.elements]
+            z = self._chemistry(f"{node.name}/lin_transform/w", node.indicator)
             factor = factor * z[:, None, :]
         return self._local_density(node, node.name, factor, node.average_neighbours)
 
-    def _local_density(self, node: Any, radial: str, factor: Array, average: float | tuple[float, ...]) -> None:
+    def _local_density(self, node: Any, radial: str, factor: Any, average: float | tuple[float, ...]) -> None:
         """A = sum over elements factor[element, l, n] / avg sum_b R Y, projected or direct."""
         phase, tensor = self.phase(node.name), self.own(node)
         info = self.info(node.name)
@@ -54,9 +56,11 @@ class BondSteps(LoweringBase):
         table = self.radial.projected(radial, info.channels)
         if table is None:
             number, _ = self.radial.full(radial)
-            factors = inverse[:, None, None, None] * factor[None, :, : lmax + 1, :]
-            fields = [number, lmax, 0, info.channels, tensor.at(), tensor.gradient_at(), np.ascontiguousarray(factors)]
-            self._bond_item(phase, BondCode.DENSITY, fields, tensor)
+            factors = self.algebra.array(inverse[:, None, None, None]) * factor[None, :, : lmax + 1, :]
+            fields: list[Any] = [number, lmax, 0, info.channels, tensor.at(), tensor.gradient_at(), factors]
+            if self.trained:
+                fields += [self.radial.slot(number), self.slot(factors)]
+            self._bond_item(phase, BondCode.DENSITY_TRAINED if self.trained else BondCode.DENSITY, fields, tensor)
             self.on_backward(phase, lambda: self.finish(tensor, phase, info.table))
             return
         width = table.functions
@@ -127,7 +131,9 @@ class BondSteps(LoweringBase):
         for row, target, _ in terms:
             fields += [row, target]
         fields.append(np.array([t[2] for t in terms]))
-        self._bond_item(phase, BondCode.MESSAGE, fields, tensor)
+        if self.trained:
+            fields.append(self.radial.slot(radial))
+        self._bond_item(phase, BondCode.MESSAGE_TRAINED if self.trained else BondCode.MESSAGE, fields, tensor)
         self.on_backward(phase, lambda: self.finish(tensor, phase, info.table))
 
     def _send(self, node: Any, indicator: Tensor, source: Info) -> int:
@@ -135,9 +141,10 @@ class BondSteps(LoweringBase):
         phase, channels = self.phase(node.name) - 1, indicator.channels
         number = len(self.program.messages)
         self.program.messages.append((phase, indicator.rows, channels))
-        constant, scalar_row = np.zeros((len(self.elements), channels)), -1
+        constant: Any = np.zeros((len(self.elements), channels))
+        scalar_row = -1
         if node.embedding:
-            constant = self._chemistry(f"{node.name}/chem_linear/w", node.embedding)[self.elements]
+            constant = self._chemistry(f"{node.name}/chem_linear/w", node.embedding)
             groups = [g for g, group in enumerate(source.table.groups) if (group.l, group.p) == (0, 1)]
             if len(groups) != 1:
                 raise ModelError(f"model: node {node.name!r} needs an indicator with exactly one scalar function")
@@ -148,6 +155,9 @@ class BondSteps(LoweringBase):
         )
 
         def backward() -> None:
+            if self.trained and scalar_row >= 0:
+                constants = [number, indicator.rows, channels, scalar_row, self.slot(constant)]
+                self.program.phases[phase].backward.append(Operation(Code.MESSAGE_CONSTANT_GRADIENT, constants))
             self.accumulate(indicator, phase)
             fields = [number, indicator.gradient_at(), indicator.rows, channels]
             self.program.phases[phase].backward.append(Operation(Code.ADD_MESSAGE_GRADIENT, fields))

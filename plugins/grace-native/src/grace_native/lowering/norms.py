@@ -15,7 +15,7 @@ from gracecli.model.blueprint import EquivariantNorm, Gate, InvariantNorm
 class NormSteps(LoweringBase):
     """InvariantNorm, EquivariantNorm, Gate."""
 
-    def _norm(self, node: Any, codes: tuple[Code, Code], fields: list[Any]) -> None:
+    def _norm(self, node: Any, codes: tuple[Code, Code], fields: list[Any], slots: Any = None) -> None:
         phase, source, out = self.phase(node.name), self.tensors[node.source], self.own(node)
         table = self.info(node.name).table
         self.forward(phase, Operation(codes[0], [source.at(), out.at(), *fields]))
@@ -24,17 +24,24 @@ class NormSteps(LoweringBase):
             self.finish(out, phase, table)
             self.accumulate(source, phase)
             pointers = [source.at(), source.at(), source.gradient_at(), out.gradient_at()]
-            self.program.phases[phase].backward.append(Operation(codes[1], [*pointers, *fields]))
+            own = [*fields, *(slots() if slots else ())]
+            self.program.phases[phase].backward.append(Operation(codes[1], [*pointers, *own]))
 
         self.on_backward(phase, backward)
 
     def _invariant_norm(self, node: InvariantNorm) -> None:
         channels, first = self.info(node.name).channels, 0 if node.mode == "full" else 1
-        linear = float(self.w(f"{node.name}/lin_scale")[0, 0]) if node.mode == "sep_lin_gate" else 1.0
-        fields = [channels, first, linear, self.w(f"{node.name}/scale").ravel()]
-        self._norm(node, (Code.INVARIANT_NORM, Code.INVARIANT_NORM_BACKWARD), fields)
+        linear: Any = self.w(f"{node.name}/lin_scale") if node.mode == "sep_lin_gate" else np.ones(1)
+        linear, scale = (self.algebra.reshape(x, (-1,)) for x in (linear, self.w(f"{node.name}/scale")))
+        fields = [channels, first, linear, scale]
+        if self.trained:
+            codes = Code.INVARIANT_NORM, Code.INVARIANT_NORM_BACKWARD_TRAINED
+            self._norm(node, codes, fields, lambda: [self.slot(linear), self.slot(scale)])
+        else:
+            self._norm(node, (Code.INVARIANT_NORM, Code.INVARIANT_NORM_BACKWARD), fields)
 
     def _equivariant_norm(self, node: EquivariantNorm) -> None:
+        self._only_inference(node)
         info = self.info(node.name)
         groups, sizes = info.table.groups, [g.size for g in info.table.groups]
         degrees = sorted({g.l for g in groups})
@@ -58,7 +65,12 @@ class NormSteps(LoweringBase):
         fields += [*sets.tolist(), *(int(c) for c in centre), np.concatenate(weights), affine, bias]
         self._norm(node, (Code.EQUIVARIANT_NORM, Code.EQUIVARIANT_NORM_BACKWARD), fields)
 
+    def _only_inference(self, node: Any) -> None:
+        if self.trained:
+            raise ModelError(f"native training: node {node.name!r} ({node.kind}) is not among what it can train")
+
     def _gate(self, node: Gate) -> None:
+        self._only_inference(node)
         info = self.info(node.name)
         groups = info.table.groups
         first = np.concatenate([[0], np.cumsum([g.size for g in groups])])

@@ -162,13 +162,16 @@ template <class Real> class Evaluator {
   // null: forces and virials again.
   void set_gradient(const double *seeds, double *gradient) { seeds_ = seeds, gradient_ = gradient; }
 
+  // Shares of the work, whatever the number of threads: results then do not depend on it. 0: one per thread.
+  void set_parts(int parts) { parts_ = parts; }
+
   // Centres 0..centres-1 have neighbours; atoms centres..atoms-1 (ghosts) only pass messages on.
   void begin(int centres, int atoms, const Neighbours &nb, int threads, size_t keep_bytes) {
     nb_ = nb, centres_ = centres, atoms_ = atoms;
     make_tiles();
     int longest = 0;
     for (int i = 0; i < centres; ++i) longest = std::max(longest, int(nb.first[i + 1] - nb.first[i]));
-    threads_ = std::max(1, std::min<int>(threads, int(tiles_.size())));
+    threads_ = std::max(1, std::min<int>(parts_ ? parts_ : threads, int(tiles_.size()))), limit_ = threads;
     workers_.resize(std::max<size_t>(workers_.size(), threads_));
     int64_t scratch = 0, kept = 0;
     int lmax = 0;
@@ -248,7 +251,7 @@ template <class Real> class Evaluator {
   void finish(const Outputs &out) {
     if (gradient_) {
       const int64_t size = model_.gradient_size;
-      parallel(threads_, [&](int rank, int count) {
+      parallel(threads_, limit_, [&](int rank, int count) {
         for (int t = 0; t < threads_; ++t) {
           const double *from = workers_[t].gradient.data();
           for (int64_t i = size * rank / count; i < size * (rank + 1) / count; ++i) gradient_[i] += from[i];
@@ -297,7 +300,7 @@ template <class Real> class Evaluator {
   }
   template <class F> void over_tiles(F work) {
     const int64_t n = int64_t(tiles_.size());
-    parallel(threads_, [&](int rank, int count) {
+    parallel(threads_, limit_, [&](int rank, int count) {
       for (int t = int(n * rank / count); t < int(n * (rank + 1) / count); ++t) work(workers_[rank], t);
     });
   }
@@ -368,7 +371,7 @@ template <class Real> class Evaluator {
       if (model_.messages[m].phase != p) continue;
       Real *to = workers_[0].gradients[m].data();
       const int64_t size = int64_t(message_size(int(m)));
-      parallel(threads_, [&](int rank, int count) {
+      parallel(threads_, limit_, [&](int rank, int count) {
         for (int t = 1; t < threads_; ++t) {
           const Real *from = workers_[t].gradients[m].data();
           for (int64_t i = size * rank / count; i < size * (rank + 1) / count; ++i) to[i] += from[i];
@@ -380,7 +383,7 @@ template <class Real> class Evaluator {
 
   const Model<Real> &model_;
   Neighbours nb_;
-  int centres_ = 0, atoms_ = 0, threads_ = 1;
+  int centres_ = 0, atoms_ = 0, threads_ = 1, limit_ = 1, parts_ = 0;
   bool keep_ = true;
   double *features_ = nullptr;
   const double *seeds_ = nullptr;

@@ -67,6 +67,7 @@ template <class Real> class Host final : public Kernels {
   void set_features(double *features) override { evaluator_.set_features(features); }
   int64_t gradient_size() const override { return model_.gradient_size; }
   void set_gradient(const double *seeds, double *gradient) override { evaluator_.set_gradient(seeds, gradient); }
+  void set_parts(int parts) override { evaluator_.set_parts(parts); }
   void update(const int64_t *code, size_t size, const double *data, size_t data_size) override {
     model_ = Model<Real>(code, size, data, data_size);
   }

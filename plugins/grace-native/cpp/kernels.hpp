@@ -54,6 +54,8 @@ class Kernels {
   // virials; null: forces and virials. Seeds are [centres], equal within what messages connect.
   virtual int64_t gradient_size() const = 0;
   virtual void set_gradient(const double *seeds, double *gradient) = 0;
+  // Shares of the work, whatever the number of threads, so that sums do not depend on it; 0: one per thread.
+  virtual void set_parts(int parts) = 0;
   // The same program with other numbers.
   virtual void update(const int64_t *code, size_t size, const double *data, size_t data_size) = 0;
 

@@ -82,6 +82,7 @@ class Engine {
     kernels_->set_gradient(nullptr, nullptr);
   }
   int64_t gradient_size() const { return kernels_->gradient_size(); }
+  void set_parts(int parts) { kernels_->set_parts(parts); }
   // The same program with other numbers.
   void update(Array<int64_t, 1> code, Array<double, 1> data) { kernels_->update(code.data(), code.size(), data.data(), data.size()); }
   // Radial functions of every bond from outside, [bonds, functions]; pass empty arrays to go back to the tables.
@@ -165,6 +166,7 @@ NB_MODULE(_native, m) {
            nb::arg("energies"), nb::arg("gradient"), nb::arg("threads"), nb::arg("keep_bytes"),
            "Adds the gradient of sum_i seeds[i] E_i by the weights (programs for training).")
       .def("gradient_size", &Engine::gradient_size)
+      .def("set_parts", &Engine::set_parts, nb::arg("parts"), "Shares of the work, whatever the number of threads; 0: one per thread.")
       .def("update", &Engine::update, nb::arg("code"), nb::arg("data"), "The same program with other numbers.")
       .def("feature_columns", &Engine::feature_columns)
       .def("set_radial", &Engine::set_radial, nb::arg("index"), nb::arg("values"), nb::arg("slopes"))

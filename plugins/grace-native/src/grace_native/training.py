@@ -43,6 +43,8 @@ TOLERANCE = {"projected": 1e-4, "exact": 1e-7}
 DISPLACEMENT = 3e-5
 """Largest displacement of a bond in Å."""
 KEEP_BYTES = 2**30
+PART_ATOMS, MOST_PARTS = 64, 32
+"""Atoms of the parts that a batch is cut into; every part has a gradient of its own to add up."""
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
 HALF = np.array([1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
 
@@ -58,7 +60,7 @@ class NativeCompute:
     trainable : sequence of tf.Variable
         Variables to differentiate by, in the order of the optimizer.
     threads : int
-        Equal numbers give equal bits.
+        Results do not depend on it: a batch is cut into as many parts as its size gives.
     radial : str
         How closely radial functions are tabulated: ``projected`` or ``exact`` (see :data:`TOLERANCE`).
 
@@ -108,6 +110,7 @@ class NativeCompute:
 
     def _evaluate(self, batch: FitBatch, bonds: _Bonds) -> tuple[Array, Array, Array]:
         n = len(bonds.species)
+        self._engine.set_parts(max(1, min(MOST_PARTS, len(batch.labels.structure) // PART_ATOMS)))
         energies, forces, virials = np.empty(n), np.empty((n, 3)), np.empty((n, 9))
         self._engine.evaluate(
             bonds.species, bonds.first, bonds.neighbour, bonds.vectors, energies, forces, virials, np.empty((n, 0)),

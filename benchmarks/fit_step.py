@@ -59,8 +59,8 @@ def main() -> None:
         trainer = Trainer(make_config(content), after_step=after)
         steps = len(trainer._plan(0))
         print(
-            f"{options.preset} {trainer.engine} {options.precision} {options.radial}: {trainer.parameters} weights, {steps} steps of "
-            f"{trainer.graphs.atoms // steps} atoms",
+            f"{options.preset} {trainer.engine} {options.precision} {options.radial}: {trainer.parameters} weights, "
+            f"{steps} steps of {trainer.graphs.atoms // steps} atoms",
             flush=True,
         )
         trainer._finish = lambda: None  # type: ignore[assignment,return-value,method-assign]

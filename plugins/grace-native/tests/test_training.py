@@ -1,4 +1,4 @@
-"""Training with the kernels: gradients by every weight against TensorFlow's, against differences of the loss, and the contract."""
+"""Training with the kernels: gradients against TensorFlow's and against differences of the loss, and the contract."""
 
 from __future__ import annotations
 
@@ -149,5 +149,3 @@ def test_single_precision_is_for_tensorflow() -> None:
 def test_engines_that_do_not_train_are_named() -> None:
     with pytest.raises(UsageError, match="does not train"):
         made("1l", "saved-model")
-
-

@@ -1,5 +1,4 @@
-r"""Gradients of the loss by the weights with the compiled kernels: what ``grace fit`` does at every step, without TensorFlow's
-derivatives of derivatives.
+r"""Gradients of the loss by the weights with the compiled kernels, without derivatives of derivatives.
 
 The loss depends on energies E_s and, through forces and stresses, on the gradients g_b = dE/dr_b of the bonds::
 
@@ -7,8 +6,8 @@ The loss depends on energies E_s and, through forces and stresses, on the gradie
     sum_b v_b . d g_b/dw = d/dt  dE(r + t v)/dw  at t = 0
 
 so the second term is the derivative of the plain weight gradient dE/dw along one displacement of all bonds. It is taken
-as a central difference, structure by structure, with t_s max|v| = h; energies are smooth (splines with four continuous
-derivatives), so that its error, (h / 0.3 Å)^2 / 6 + 1e-16 x 0.3 Å / h, is about 1e-9 of the gradient in double precision.
+as a central difference, structure by structure, with t_s max|v| = h; energies are smooth (splines with four
+continuous derivatives), so that its error, (h / 0.3 Å)^2 / 6 + 1e-16 x 0.3 Å / h, is about 1e-9 of the gradient.
 Three passes of the kernels (E and g; dE/dw at r + t v and at r - t v) replace the double backward pass::
 
     dL/dw = sum_s (L_E,s / 2 + 1 / 2t_s) dE_s/dw(r + t_s v) + (L_E,s / 2 - 1 / 2t_s) dE_s/dw(r - t_s v)
@@ -39,7 +38,7 @@ from gracecli.errors import UsageError
 from gracecli.fit.batches import FitBatch, Labels
 
 TOLERANCE = {"projected": 1e-4, "exact": 1e-7}
-"""Of tabulated values and slopes at the first weights, relative to the largest (energies: two to three digits better)."""
+"""Of tabulated values and slopes at the first weights, relative to the largest (values: two to three digits better)."""
 DISPLACEMENT = 3e-5
 """Largest displacement of a bond in Å."""
 KEEP_BYTES = 2**30
@@ -94,7 +93,8 @@ class NativeCompute:
         terms = np.zeros(3)
         for batch in batches:
             bonds = _Bonds(batch)
-            found = self._loss_gradients(*self._evaluate(batch, bonds), Labels(*map(tf.constant, batch.labels)), factors)
+            labels = Labels(*map(tf.constant, batch.labels))
+            found = self._loss_gradients(*self._evaluate(batch, bonds), labels, factors)
             more, by_energy, by_forces, by_stress = (x.numpy() for x in found)
             terms += more
             self._add_gradient(bonds, by_energy, by_forces, by_stress, total)

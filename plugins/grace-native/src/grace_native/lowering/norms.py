@@ -9,6 +9,7 @@ import numpy as np
 from grace_native.analysis import Info
 from grace_native.lowering.base import LoweringBase
 from grace_native.program import Array, Code, Operation
+from gracecli.errors import ModelError
 from gracecli.model.blueprint import EquivariantNorm, Gate, InvariantNorm
 
 

@@ -217,6 +217,8 @@ def _cell(c: Crystal, name: str, form: str) -> str:
 
 def _mean(crystals: list[Crystal], name: str) -> str:
     pairs = [(c.model[name], c.dft[name]) for c in crystals if name in c.model and name in c.dft]
+    if not pairs:
+        return ""
     return f"{100 * np.mean([abs(model / dft - 1) for model, dft in pairs]):.{2 if name == 'a' else 0}f} %"
 
 

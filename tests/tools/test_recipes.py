@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.io import read
+from recipe_table import comparison, details, errors_of, evaluate, read_published, read_results
+from run_recipes import configuration, recipe_names
 
 from gracecli import GraceCalculator
 from gracecli.fit.config import load_config
@@ -19,10 +21,6 @@ from gracecli.fit.data import FILTERS
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "data" / "recipes").glob("*.toml"))
-
-sys.path.insert(0, str(ROOT / "tools"))
-from recipe_table import comparison, details, errors_of, evaluate, read_published, read_results  # noqa: E402
-from run_recipes import configuration, recipe_names  # noqa: E402
 
 
 @pytest.fixture(scope="module")

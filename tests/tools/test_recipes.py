@@ -20,9 +20,7 @@ from gracecli.fit.config import load_config
 from gracecli.fit.data import FILTERS
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = "overrides = { n_radial = 4, lmax = 1, order = 2, n_density = 3, n_basis = 5, hidden = [8], readout_hidden = [8] }"
-    "overrides = { n_radial = 4, lmax = 1, n_density = 3, n_basis = 5, hidden = [8], readout_hidden = [8], order = 2 }"
-)
+TINY = "overrides = { n_radial = 4, lmax = 1, order = 2, n_density = 3, hidden = [8], readout_hidden = [8] }"
 RECIPES = sorted((ROOT / "data" / "recipes").glob("*.toml"))
 
 

@@ -43,6 +43,11 @@ class SetConfig:
         Factor on the loss of its structures.
     share : float
         How much of the set one epoch visits: 1 all, 0.25 a different quarter in each epoch, 3 everything thrice.
+    kind_weights, kind_shares : dict
+        ``config_type`` -> factor on weight or share of its structures, as ``{ Elastic = 20.0 }``.
+    primitive : bool
+        Perfect supercells (of structure and labels) are replaced by their primitive cells: the same energy per atom,
+        forces and stress (to the rounding of the file) for a fraction of the work.
     """
 
     path: str
@@ -52,6 +57,17 @@ class SetConfig:
     drop_shear: tuple[str, ...] = ()
     weight: float = 1.0
     share: float = 1.0
+    kind_weights: dict[str, float] = field(default_factory=dict)
+    kind_shares: dict[str, float] = field(default_factory=dict)
+    primitive: bool = False
+
+    def weight_of(self, kind: str) -> float:
+        """Factor on the loss of structures of one ``config_type``."""
+        return self.weight * self.kind_weights.get(kind, 1.0)
+
+    def share_of(self, kind: str) -> float:
+        """Visits per epoch of structures of one ``config_type``."""
+        return self.share * self.kind_shares.get(kind, 1.0)
 
 
 @dataclass(frozen=True)
@@ -470,7 +486,8 @@ def _check(config: FitConfig, where: str) -> None:
     if not config.data.weighting_width > 0:
         raise UsageError(f"{where} [data.weighting_width]: must be positive (eV/atom)")
     for entry in (*config.data.train, *config.data.valid, *config.data.test):
-        if not entry.share > 0 or entry.weight < 0:
+        shares, weights = (entry.share, *entry.kind_shares.values()), (entry.weight, *entry.kind_weights.values())
+        if not min(shares) > 0 or min(weights) < 0:
             raise UsageError(f"{where} [data]: {entry.path}: share must be positive, weight not negative")
     _check_tuning(config, where)
     if config.training.max_time is not None:

@@ -23,6 +23,8 @@ from gracecli.fit.sources import read_source
 from gracecli.names import suggestion
 
 ENERGY_KEYS = ("free_energy", "energy")
+FILTERS = ("drop", "drop_stress", "drop_shear", "kind_weights", "kind_shares")
+"""What names values of ``config_type``: each must occur."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ def read_set(entry: SetConfig, data: DataConfig) -> tuple[list[Frame], SetReport
     _check_filters(entry, images)
     if not frames:
         raise InputError(f"{path}: no structure is left", "drop fewer config_type values")
+    if entry.primitive:
+        from gracecli.fit.primitive import primitive_frame
+
+        frames = [primitive_frame(frame) for frame in frames]
     report = SetReport(
         name=name,
         path=path,
@@ -212,8 +218,8 @@ def _frame(atoms: Atoms, source: str, name: str, energy_key: str, data: DataConf
         kind,
         name,
         source,
-        entry.weight,
-        entry.share,
+        entry.weight_of(kind),
+        entry.share_of(kind),
     )
     _check_finite(frame, found is not None, forces is not None, stress is not None)
     if kind in entry.drop_shear:
@@ -302,7 +308,7 @@ def _config_type(atoms: Atoms) -> str:
 
 def _check_filters(entry: SetConfig, images: Sequence[Atoms]) -> None:
     present = {_config_type(atoms) for atoms in images}
-    for option in ("drop", "drop_stress", "drop_shear"):
+    for option in FILTERS:
         for kind in getattr(entry, option):
             if kind not in present:
                 raise InputError(

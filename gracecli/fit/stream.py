@@ -17,7 +17,7 @@ from ase import Atoms
 
 from gracecli.errors import InputError, UsageError
 from gracecli.fit.config import DataConfig, SetConfig
-from gracecli.fit.data import Frame, SetReport, numbered, read_set, set_name_of
+from gracecli.fit.data import FILTERS, Frame, SetReport, numbered, read_set, set_name_of
 from gracecli.fit.frametable import FrameTable, join_tables, make_table, table_of
 from gracecli.fit.sources import selected_rows, store_hash
 from gracecli.store.schema import Present
@@ -102,8 +102,8 @@ class StoredSet:
             kind,
             self.name,
             f"{self.store.path}:{row}",
-            self.entry.weight,
-            self.entry.share,
+            self.entry.weight_of(kind),
+            self.entry.share_of(kind),
         )
 
     def table(self) -> FrameTable:
@@ -124,7 +124,7 @@ class StoredSet:
                 3 * n * bool(flags & Present.FORCES),
                 min(stress, 3) if kind in self.entry.drop_shear else stress,
             )
-            rows.append((self.name, kind, self.entry.share, self.entry.weight, labels))
+            rows.append((self.name, kind, self.entry.share_of(kind), self.entry.weight_of(kind), labels))
         return make_table(rows)
 
 
@@ -210,6 +210,8 @@ def open_set(entry: SetConfig, data: DataConfig) -> tuple[StoredSet, SetReport]:
     """
     from gracecli.run.structures import split_store
 
+    if entry.primitive:
+        raise UsageError("streamed structures stay as they are, so primitive cannot apply", "stream = never")
     stored = split_store(entry.path)
     if stored is None:
         raise UsageError(f"{entry.path} cannot be streamed", "`grace store add` puts it into a store")
@@ -220,7 +222,7 @@ def open_set(entry: SetConfig, data: DataConfig) -> tuple[StoredSet, SetReport]:
     rows = selected_rows(store, entry.path, query)
     kinds = [str(store.document(int(row)).get("info", {}).get("config_type", "all")) for row in rows]
     kept = np.array([kind not in entry.drop for kind in kinds], bool)
-    for option in ("drop", "drop_stress", "drop_shear"):
+    for option in FILTERS:
         for kind in getattr(entry, option):
             if kind not in set(kinds):
                 raise InputError(f"{entry.path}: {option} = {kind!r}, but no structure has that config_type")

@@ -42,7 +42,7 @@ _EXAMPLES = {
 
 _COMMENTS = {
     "data": "Structures with energies, forces and stresses: extended XYZ, runs of VASP, store.h5:QUERY.",
-    "data.train": "files, or tables { path, name, weight, share, drop, drop_stress, drop_shear }",
+    "data.train": "files, or tables { path, name, weight, share, drop, ... }: see data/README.md",
     "data.valid": "as train; without it a part of train is split off",
     "data.test": "looked at once, at the end",
     "data.valid_fraction": "of train, by set and config_type",

@@ -44,7 +44,7 @@ _POSITIVE = click.IntRange(min=1)
     type=click.Choice(["projected", "exact"]),
     help="Radial functions on a grid of distances (fast) or on every bond.  [default: projected]",
 )
-@click.option("--threads", type=_POSITIVE, metavar="N", help="Batches of one step evaluated at a time.")
+@click.option("--threads", type=_POSITIVE, metavar="N", help="Batches at a time.  [default: 1; linear: all cores]")
 @click.option("--max-time", metavar="TIME", help="Stop with a checkpoint after, say, 50min; the schedule stays.")
 @tuning_options
 @click.option("--seeds", metavar="A,B,...", help="An ensemble: one fit per seed, and what they say together.")
@@ -91,9 +91,11 @@ def command(
     if dry_run:
         show_listing(config, as_json)
         return
-    _limit_threads(config.training.threads)
     from gracecli.fit.progress import Progress
-    from gracecli.fit.start import create_trainer
+    from gracecli.fit.start import create_trainer, is_linear
+
+    if not is_linear(config):
+        _limit_threads(config.training.threads)
 
     if seeds is not None:
         _run_ensemble(config, _seeds(seeds), resume, force, as_json)
@@ -258,7 +260,7 @@ def _table(result: FitResult) -> str:
     summary = [
         ("model", str(result.model)),
         ("weights", result.parameters),
-        ("epochs", result.epochs),
+        ("epochs", result.epochs or None),
         ("best epoch", result.best_epoch or None),
         ("training time", time_text(result.seconds)),
         ("reference energies (eV/atom)", ", ".join(f"{k} {v:.4f}" for k, v in result.reference.items())),

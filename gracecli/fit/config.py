@@ -141,6 +141,7 @@ class TrainingConfig:
     batches_per_step : int
         Batches whose gradients are summed before the weights move; evaluated by ``threads`` threads at a time.
     threads : int
+        0: one; for the presets ``linear-*``, which are solved structure by structure, all cores.
     optimizer : str
         adam (AdamW with weight_decay), amsgrad, or lbfgs (small models; an epoch is ``lbfgs_iterations`` iterations).
     lbfgs_iterations : int
@@ -180,7 +181,7 @@ class TrainingConfig:
     epochs: int = 100
     batch_atoms: int = 256
     batches_per_step: int = 1
-    threads: int = 1
+    threads: int = 0
     optimizer: str = "adam"
     lbfgs_iterations: int = 50
     schedule: str = "cosine"
@@ -433,8 +434,8 @@ _CHOICES = {
     ("training", "radial"): ("projected", "exact"),
 }
 _POSITIVE = (
-    "epochs", "batch_atoms", "batches_per_step", "threads", "learning_rate", "clip_norm", "validate_every",
-    "lbfgs_iterations", "plateau_patience",
+    "epochs", "batch_atoms", "batches_per_step", "learning_rate", "clip_norm", "validate_every", "lbfgs_iterations",
+    "plateau_patience",
 )  # fmt: skip
 
 

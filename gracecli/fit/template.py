@@ -68,7 +68,7 @@ _COMMENTS = {
     "training.epochs": "passes over the training data",
     "training.batch_atoms": "atoms per batch",
     "training.batches_per_step": "batches whose gradients are summed per step",
-    "training.threads": "batches of a step evaluated at a time",
+    "training.threads": "batches of a step evaluated at a time; 0: one (linear: all cores)",
     "training.optimizer": "adam | amsgrad | lbfgs (small models)",
     "training.lbfgs_iterations": "per epoch",
     "training.schedule": "cosine | linear | exponential | constant | plateau",

@@ -1,6 +1,6 @@
 r"""Bonds of some central atoms: basis functions of every bond, their derivatives, and sums of these, in NumPy.
 
-    phi[lm, k] = g_k(d) Y_lm(u),      dphi/dr_c = g_k'(d) u_c Y_lm + g_k dY_lm/dr_c,      d = sqrt(|r|^2 + 1e-10), u = r/d
+    phi[lm, k] = g_k(d) Y_lm(u),    dphi/dr_c = g_k'(d) u_c Y_lm + g_k dY_lm/dr_c,    d = sqrt(|r|^2 + 1e-10), u = r/d
 
 ===========  ==============================
 symbol       variable
@@ -111,15 +111,13 @@ class Bonds:
         """
         lm, k = self.phi.shape[1:]
         result = np.zeros((self.centres, self.columns, 3, lm, k))
-        if len(self.place):
-            moving = self.slopes
-            same = self.neighbour == self.atoms[self.place]
-            if same.any():
-                moving = np.where(same[:, None, None, None], 0.0, moving)
-            others = _sums(moving, self.pairs) if len(self.pairs) < len(moving) else moving
-            split = len(self.pairs)
-            result[self.place[self.pairs], self._targets[1][:split]] = others
-            result[self.place[self.runs], self._targets[1][split:]] -= _sums(moving, self.runs)
+        moving = self.slopes
+        same = self.neighbour == self.atoms[self.place]
+        if same.any():
+            moving = np.where(same[:, None, None, None], 0.0, moving)
+        split = len(self.pairs)
+        result[self.place[self.pairs], self._targets[1][:split]] = _sums(moving, self.pairs)
+        result[self.place[self.runs], self._targets[1][split:]] -= _sums(moving, self.runs)
         return result.reshape(self.centres, -1, lm, k)
 
     def by_strain(self) -> Array:
@@ -173,9 +171,10 @@ class Neighbourhood:
         neighbour = self.neighbour[own]
         kinds = self.species[neighbour]
         u, y, dy, g, dg = (values[own] for values in self._functions)
-        phi = y[:, :, None] * g[:, None, :]
-        slopes = (u[:, :, None] * y[:, None, :])[..., None] * dg[:, None, None, :]
-        slopes += dy[..., None] * g[:, None, None, :]
+        # as products of small matrices, ten times as fast as by broadcasting over a short last axis
+        phi = np.matmul(y[:, :, None], g[:, None, :])
+        angular = np.stack([u[:, :, None] * y[:, None, :], dy], axis=-1)
+        slopes = np.matmul(angular, np.stack([dg, g], axis=1)[:, None])
         return Bonds(
             self.atoms[start:end], place, neighbour, kinds, self.vector[own], phi, slopes,
             _starts(place, kinds), _starts(place, neighbour), np.unique(kinds).tolist(),
@@ -196,6 +195,8 @@ def _starts(*keys: Any) -> Any:
 def _sums(values: Array, starts: Any) -> Array:
     """Sums over successive bonds (several times as fast as ``np.add.reduceat``)."""
     count = len(values)
+    if len(starts) == count:
+        return values
     matrix = sparse.csr_matrix((np.ones(count), np.arange(count), np.append(starts, count)), (len(starts), count))
     found: Array = (matrix @ values.reshape(count, -1)).reshape(len(starts), *values.shape[1:])
     return found
@@ -207,12 +208,13 @@ def bond_functions(vector: Array, basis: RadialBasis, lmax: int) -> tuple[Array,
     u = (vector / distance[:, None]).T
     # du_a/dr_c = (delta_ac - u_a u_c) / d
     slope = (np.eye(3)[:, :, None] - u[:, None] * u[None]) / distance
-    harmonics = real_harmonics(*(Dual(u[a], slope[a]) for a in range(3)), lmax)
-    y = np.stack([h.value for h in harmonics], axis=1)
-    dy = np.stack([h.slope for h in harmonics], axis=2).transpose(1, 0, 2)
+    x, y, z = (Dual(u[a], slope[a]) for a in range(3))
+    harmonics = real_harmonics(x, y, z, lmax)
+    values = np.stack([h.value for h in harmonics], axis=1)
+    slopes = np.stack([h.slope for h in harmonics], axis=2).transpose(1, 0, 2)
     inside = distance <= basis.cutoff
     d = Dual(np.minimum(distance, basis.cutoff), inside.astype(np.float64))
     functions = sbessel_basis(d, basis.n_functions, basis.cutoff, DualFunctions)
     g = np.stack([f.value * inside for f in functions], axis=1)
     dg = np.stack([f.slope * inside for f in functions], axis=1)
-    return u.T, y, dy, g, dg
+    return u.T, values, slopes, g, dg

@@ -38,7 +38,7 @@ from gracecli.fit.linear.bonds import VOIGT, Bonds, Neighbourhood, check_basis
 from gracecli.fit.linear.invariants import Invariants, Source, Tensor
 from gracecli.model.blueprint import Blueprint, LinearRadial, RadialBasis
 
-CENTRES = 8
+CENTRES = 16
 """Central atoms of one matrix product: more are faster until their derivatives leave the cache."""
 
 
@@ -81,7 +81,8 @@ class Design:
         density = self.invariants.density
         table = np.asarray(weights[f"{density.embedding}/w"], dtype=np.float64)
         dense = np.asarray(weights[f"{density.name}/lin_transform/w"], dtype=np.float64)
-        factors = table @ dense / np.sqrt(table.shape[1]) / float(density.average_neighbours)
+        assert not isinstance(density.average_neighbours, tuple)  # a fit has one for all
+        factors = table @ dense / np.sqrt(table.shape[1]) / density.average_neighbours
         crad = np.asarray(weights[f"{radial.name}/crad"], dtype=np.float64)
         #: (elements, degrees, channels, basis): radial functions of neighbours of an element
         self.radial = np.einsum("nlk,en->elnk", crad, factors)
@@ -100,7 +101,8 @@ class Design:
         for part, bonds in self._chunks(graph):
             found = self.invariants.evaluate(self._density(bonds))
             energy[part] += self._values(found, bonds.centres)
-            self._differentiate(bonds, found, forces[part], virial[part])
+            if len(bonds.place):
+                self._differentiate(bonds, found, forces[part], virial[part])
         return Rows(energy, forces, virial / graph.volume)
 
     def predict(self, graph: Graph, coefficients: Array) -> tuple[float, Array, Array]:

@@ -1,7 +1,7 @@
 """Forward-mode differentiation of NumPy formulas: numbers that carry their derivatives.
 
-A dual number is ``value + slope e`` with ``e^2 = 0``; the formulas of :mod:`gracecli.model.harmonics` and
-:mod:`gracecli.model.radial`, which use arithmetic and a few functions alone, return exact derivatives when they get one.
+A dual number is ``value + slope e`` with ``e^2 = 0``. The formulas of :mod:`gracecli.model.harmonics` and
+:mod:`gracecli.model.radial` use arithmetic and a few functions alone, so they return exact derivatives when given one.
 """
 
 from __future__ import annotations

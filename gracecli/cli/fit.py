@@ -256,17 +256,19 @@ def _table(result: FitResult) -> str:
         if len(sets) > 1:
             rows.append(_row(f"{split} all", report["overall"]))
     from gracecli.fit.progress import time_text
+    from gracecli.fit.training_grade import summary
 
-    summary = [
+    pairs = [
         ("model", str(result.model)),
         ("weights", result.parameters),
         ("epochs", result.epochs or None),
         ("best epoch", result.best_epoch or None),
         ("training time", time_text(result.seconds)),
+        ("extrapolation grade", summary(result.gamma) if result.gamma else None),
         ("reference energies (eV/atom)", ", ".join(f"{k} {v:.4f}" for k, v in result.reference.items())),
     ]
     table = format_table(_ERROR_COLUMNS, rows) + "\n\n" if rows else ""
-    return table + format_pairs(summary)
+    return table + format_pairs((name, value) for name, value in pairs if value is not None)
 
 
 def _emit(result: FitResult) -> None:

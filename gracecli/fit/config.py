@@ -250,7 +250,10 @@ class TuningConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """``[output]``: the folder, what the model file says about its origin, and whether TensorBoard events are kept."""
+    """``[output]``: the folder, what the model file says about its origin, and whether TensorBoard events are kept.
+
+    ``gamma`` gives the model extrapolation grades, from its training data.
+    """
 
     directory: str = "fit"
     name: str | None = None
@@ -259,6 +262,7 @@ class OutputConfig:
     citation: str | None = None
     notes: str | None = None
     tensorboard: bool = True
+    gamma: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gracecli.files import write_text_atomically
 from gracecli.fit.progress import time_text
 from gracecli.fit.table import plain
+from gracecli.fit.training_grade import summary
 
 if TYPE_CHECKING:
     from gracecli.fit.config import FitConfig
@@ -86,6 +87,8 @@ def _summary(result: FitResult, config: FitConfig) -> str:
     if config.model.start is None and config.model.preset.startswith("linear"):
         rows = [row for row in rows if row[0] not in ("epochs", "steps", "optimizer")]
         rows.append(("weights from", "one linear system, ridge"))
+    if result.gamma:
+        rows.append(("extrapolation grade", summary(result.gamma)))
     if not result.completed:
         rows.append(("state", "not completed: the time limit was reached"))
     cells = "".join(

@@ -103,6 +103,7 @@ _COMMENTS = {
     "tuning.base_head": "name of the head that old data keep in place",
     "output": "Where it goes, and what the model file says of its origin.",
     "output.directory": "folder",
+    "output.gamma": "extrapolation grades for the model, from (a sample of) its training data",
     "output.tensorboard": "events for TensorBoard beside log.csv",
 }
 _STAGE = """

@@ -131,10 +131,12 @@ def summary(found: dict[str, Any]) -> str:
     """One line for people."""
     if "problem" in found:
         return f"none: {found['problem']}"
-    some = "" if found["structures"] == found["of_structures"] else f" of {found['of_structures']:,} (a sample)"
-    text = f"from {found['atoms']:,} atoms in {found['structures']:,}{some} structures"
-    for name, own in found["held_out"].items():
-        text += f"; {100 * own['beyond_1']:.1f} % of {name} atoms beyond 1"
+    some = "" if found["structures"] == found["of_structures"] else f" (a sample of {found['of_structures']:,})"
+    text = f"from {found['atoms']:,} atoms in {found['structures']:,} structures{some}"
+    names = {"valid": "validation"}
+    beyond = [f"{100 * own['beyond_1']:.1f} % of {names.get(k, k)}" for k, own in found["held_out"].items()]
+    if beyond:
+        text += f"; {' and '.join(beyond)} atoms beyond 1"
     if found["without_data"]:
         text += f"; no data for {', '.join(found['without_data'])}"
     return text

@@ -262,7 +262,7 @@ def _fit_and_compare(
     resume: bool,
     force: bool,
 ) -> DistillResult:
-    from gracecli.fit.trainer import Trainer
+    from gracecli.fit.start import create_trainer
     from gracecli.fit.tuning.compare import against_labels, against_teacher
     from gracecli.model.modelfile import load_model
 
@@ -275,7 +275,7 @@ def _fit_and_compare(
 
     def train(settings: FitConfig) -> Any:
         going_on = resume and (Path(settings.output.directory) / "checkpoint.npz").is_file()
-        return Trainer(settings, progress, resume=going_on, force=force).run()
+        return create_trainer(settings, progress, resume=going_on, force=force).run()
 
     twice = config.pathway == "distilled+finetuned"
     result = train(fit_config(config, [source], STUDENT, output={"gamma": not twice}))

@@ -156,5 +156,9 @@ def _table(result: DistillResult, timings: dict[str, Any]) -> str:
     for name, entry in timings.items():
         if entry["error"]:
             pairs.append((f"cost of {name}", f"not measured: {entry['error']}"))
+    if result.gamma:
+        from gracecli.fit.training_grade import summary
+
+        pairs.append(("extrapolation grade", summary(result.gamma)))
     pairs.append(("written to", str(result.model)))
     return format_table(COLUMNS, rows) + "\n\n" + format_pairs(pairs)

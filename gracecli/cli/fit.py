@@ -44,7 +44,7 @@ _POSITIVE = click.IntRange(min=1)
     type=click.Choice(["projected", "exact"]),
     help="Radial functions on a grid of distances (fast) or on every bond.  [default: projected]",
 )
-@click.option("--threads", type=_POSITIVE, metavar="N", help="Processors.  [default: 1]")
+@click.option("--threads", type=_POSITIVE, metavar="N", help="Processors.  [default: all; TensorFlow: 1]")
 @click.option("--engine", metavar="NAME", help="auto, tensorflow or native: what training runs on.  [default: auto]")
 @click.option("--max-time", metavar="TIME", help="Stop with a checkpoint after, say, 50min; the schedule stays.")
 @tuning_options
@@ -92,9 +92,11 @@ def command(
     if dry_run:
         show_listing(config, as_json)
         return
-    _limit_threads(config.training.threads)
     from gracecli.fit.progress import Progress
-    from gracecli.fit.start import create_trainer
+    from gracecli.fit.start import create_trainer, is_linear
+
+    if not is_linear(config):
+        _limit_threads(config.training.threads)
 
     if seeds is not None:
         _run_ensemble(config, _seeds(seeds), resume, force, as_json)
@@ -255,17 +257,19 @@ def _table(result: FitResult) -> str:
         if len(sets) > 1:
             rows.append(_row(f"{split} all", report["overall"]))
     from gracecli.fit.progress import time_text
+    from gracecli.fit.training_grade import summary
 
-    summary = [
+    pairs = [
         ("model", str(result.model)),
         ("weights", result.parameters),
-        ("epochs", result.epochs),
+        ("epochs", result.epochs or None),
         ("best epoch", result.best_epoch or None),
         ("training time", time_text(result.seconds)),
+        ("extrapolation grade", summary(result.gamma) if result.gamma else None),
         ("reference energies (eV/atom)", ", ".join(f"{k} {v:.4f}" for k, v in result.reference.items())),
     ]
     table = format_table(_ERROR_COLUMNS, rows) + "\n\n" if rows else ""
-    return table + format_pairs(summary)
+    return table + format_pairs((name, value) for name, value in pairs if value is not None)
 
 
 def _emit(result: FitResult) -> None:

@@ -157,6 +157,7 @@ class TrainingConfig:
     batches_per_step : int
         Batches whose gradients are summed before the weights move; evaluated by ``threads`` threads at a time.
     threads : int
+        0: all that this process may use (TensorFlow: one). Weights do not depend on it.
     engine : str
         auto (on CPUs in fp64 the native engine, where it is installed and knows the model), tensorflow or native.
     optimizer : str
@@ -198,7 +199,7 @@ class TrainingConfig:
     epochs: int = 100
     batch_atoms: int = 256
     batches_per_step: int = 1
-    threads: int = 1
+    threads: int = 0
     engine: str = "auto"
     optimizer: str = "adam"
     lbfgs_iterations: int = 50
@@ -268,7 +269,10 @@ class TuningConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """``[output]``: the folder, what the model file says about its origin, and whether TensorBoard events are kept."""
+    """``[output]``: the folder, what the model file says about its origin, and whether TensorBoard events are kept.
+
+    ``gamma`` gives the model extrapolation grades, from its training data.
+    """
 
     directory: str = "fit"
     name: str | None = None
@@ -277,6 +281,7 @@ class OutputConfig:
     citation: str | None = None
     notes: str | None = None
     tensorboard: bool = True
+    gamma: bool = True
 
 
 @dataclass(frozen=True)
@@ -452,8 +457,8 @@ _CHOICES = {
     ("training", "radial"): ("projected", "exact"),
 }
 _POSITIVE = (
-    "epochs", "batch_atoms", "batches_per_step", "threads", "learning_rate", "clip_norm", "validate_every",
-    "lbfgs_iterations", "plateau_patience",
+    "epochs", "batch_atoms", "batches_per_step", "learning_rate", "clip_norm", "validate_every", "lbfgs_iterations",
+    "plateau_patience",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from gracecli.files import write_atomically
 from gracecli.fit.data import Frame
 from gracecli.fit.metrics import GPA, Prediction, errors
 
+FEW_POINTS = 300
 MANY_POINTS = 4000
 """Above this many labels a cloud is drawn as pixels, not as vector shapes."""
 
@@ -60,12 +61,11 @@ def plot_parity(groups: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]
             stress = [np.concatenate(xs) * GPA for xs in _columns(chosen, "stress")]
             color = f"C{number % 10}" if len(kinds) <= 10 else None
             for axis, x, y in zip(axes, (energy, forces[0], stress[0]), (error, forces[1], stress[1]), strict=True):
-                axis.plot(x, y, ".", ms=3, alpha=0.5, color=color, label=kind, rasterized=len(x) > MANY_POINTS)
-        axes[0].axhline(0.0, color="0.4", linewidth=0.8)
+                size = 7 if len(x) < FEW_POINTS else 3
+                axis.plot(x, y, ".", ms=size, alpha=0.5, color=color, label=kind, rasterized=len(x) > MANY_POINTS)
+        axes[0].axhline(0.0, color="0.4", linewidth=0.8, zorder=0)
         for axis in axes[1:]:
-            low, high = np.array([axis.get_xlim(), axis.get_ylim()]).T
-            ends = [min(low), max(high)]
-            axis.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
+            _square(axis)
         labels = (
             ("energy, DFT (eV/atom)", "error (meV/atom)", f"MAE {summary.energy_mae:.2f} meV/atom"),
             ("force, DFT (eV/Å)", "force, model (eV/Å)", f"MAE {summary.forces_mae:.1f} meV/Å"),
@@ -73,8 +73,22 @@ def plot_parity(groups: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]
         )
         for axis, (x_label, y_label, title) in zip(axes, labels, strict=True):
             axis.set(xlabel=x_label.replace("DFT", "label"), ylabel=y_label, title=f"{name}: {title}")
-        axes[0].legend(fontsize=7, markerscale=2)
+        if len(kinds) > 1:
+            axes[0].legend(fontsize=7, markerscale=2)
     _save(figure, path)
+
+
+def _square(axis: Any) -> None:
+    """Equal limits and ticks on both axes, and the diagonal."""
+    from matplotlib.ticker import MaxNLocator
+
+    limits = np.array([axis.get_xlim(), axis.get_ylim()])
+    ends = [limits.min(), limits.max()]
+    axis.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
+    axis.set(xlim=ends, ylim=ends)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(6))
+    axis.set_box_aspect(1)
 
 
 def _columns(chosen: Sequence[tuple[Frame, Prediction]], name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -85,7 +99,19 @@ def _column(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.array([np.nan if row.get(name) is None else row[name] for row in log], dtype=float)
 
 
+def _plain_ticks(axis: Any, ratio: float) -> None:
+    """Numbers such as 0.2 and 50 on a logarithmic axis: as many ticks as the range needs, and no powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    subs = (1.0,) if ratio > 300 else (1.0, 2.0, 5.0) if ratio > 4 else None
+    axis.set_major_locator(MaxNLocator(5) if subs is None else LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _curves(axis: Any, epochs: Sequence[int], series: Mapping[str, np.ndarray], title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for label, values in series.items():
         present = np.isfinite(values)
         if present.any():
@@ -95,6 +121,8 @@ def _curves(axis: Any, epochs: Sequence[int], series: Mapping[str, np.ndarray], 
     positive = [v for values in series.values() for v in values[np.isfinite(values)]]
     if positive and min(positive) > 0:
         axis.set_yscale("log")
+        _plain_ticks(axis.yaxis, max(positive) / min(positive))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(axis.lines) and any(series):
         axis.legend(fontsize=8)
 

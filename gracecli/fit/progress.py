@@ -48,6 +48,16 @@ class Progress:
             self._bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.3e}", refresh=False)
             self._bar.update(1)
 
+    def count(self, done: int, total: int, unit: str) -> None:
+        """So many of a known number are done, where nothing else is known."""
+        if self._quiet or not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc="fit", unit=unit, file=sys.stderr, dynamic_ncols=True)
+        self._bar.update(done - self._bar.n)
+
     def epoch(self, row: dict[str, Any], epochs: int, progress: float) -> None:
         """One epoch has ended."""
         parts = [f"epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.3e}"]

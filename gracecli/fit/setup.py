@@ -214,7 +214,7 @@ def model_metadata(
     config: FitConfig, data: FitData, blueprint: Blueprint, state: FitState, metrics: dict[str, Any]
 ) -> dict[str, Any]:
     """What the model file says about its origin."""
-    import tensorflow
+    from importlib.metadata import version
 
     import gracecli
 
@@ -255,7 +255,7 @@ def model_metadata(
                 "seconds": round(state.seconds),
                 "versions": {
                     "gracecli": gracecli.__version__,
-                    "tensorflow": tensorflow.__version__,
+                    "tensorflow": version("tensorflow"),
                     "numpy": np.__version__,
                     "python": platform.python_version(),
                 },

@@ -8,12 +8,14 @@ from gracecli.fit.config import FitConfig
 from gracecli.fit.trainer import Trainer
 
 
+def is_linear(config: FitConfig) -> bool:
+    """Whether the settings ask for a model that is solved directly (without TensorFlow)."""
+    return config.model.start is None and config.model.preset.startswith("linear")
+
+
 def create_trainer(config: FitConfig, *arguments: Any, **options: Any) -> Trainer:
     """A :class:`Trainer`, or the one that solves linear models directly; parameters as of both."""
-    if config.model.start is None and config.model.preset.startswith("linear"):
-        from gracecli.quiet import import_tensorflow
-
-        import_tensorflow()
+    if is_linear(config):
         from gracecli.fit.linear.trainer import LinearTrainer
 
         return LinearTrainer(config, *arguments, **options)

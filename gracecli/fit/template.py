@@ -68,7 +68,7 @@ _COMMENTS = {
     "training.epochs": "passes over the training data",
     "training.batch_atoms": "atoms per batch",
     "training.batches_per_step": "batches whose gradients are summed per step",
-    "training.threads": "processors",
+    "training.threads": "processors; 0: all (TensorFlow: one)",
     "training.engine": "auto | tensorflow | native",
     "training.optimizer": "adam | amsgrad | lbfgs (small models)",
     "training.lbfgs_iterations": "per epoch",
@@ -104,6 +104,7 @@ _COMMENTS = {
     "tuning.base_head": "name of the head that old data keep in place",
     "output": "Where it goes, and what the model file says of its origin.",
     "output.directory": "folder",
+    "output.gamma": "extrapolation grades for the model, from (a sample of) its training data",
     "output.tensorboard": "events for TensorBoard beside log.csv",
 }
 _STAGE = """

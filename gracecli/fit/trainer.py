@@ -37,6 +37,7 @@ from gracecli.fit.schedule import ends_early, final_loss, learning_rate, loss_we
 from gracecli.fit.setup import FitData, build_adapter, build_network, model_metadata, prepare_data
 from gracecli.fit.table import write_log
 from gracecli.fit.tensorboard import EventLog
+from gracecli.fit.training_grade import grade_file, summary
 from gracecli.fit.tuning.listing import make_listing
 from gracecli.fit.tuning.replay import LABELLED
 from gracecli.fit.tuning.start import PREPARED
@@ -72,6 +73,8 @@ class FitResult:
     reference : dict
         Reference energies, eV/atom.
     parameters : int
+    gamma : dict, optional
+        What the extrapolation grade was made from (:func:`gracecli.fit.training_grade.grade_file`).
     """
 
     completed: bool
@@ -84,6 +87,7 @@ class FitResult:
     metrics: dict[str, Any]
     reference: dict[str, float]
     parameters: int
+    gamma: dict[str, Any] | None = None
 
 
 @dataclass
@@ -457,6 +461,10 @@ class Trainer:
             plot_curves(self.state.log, self.directory / "curves.png", self.state.best_epoch)
         plot_parity(shown, self.directory / "parity.png")
         completed = self.state.epoch >= self.config.training.epochs or self.finished_early
+        gamma = None
+        if completed and self.config.output.gamma:
+            gamma = grade_file(self.directory / MODEL, self.data, self.graphs, self.config.training.seed)
+            self._say.message(f"extrapolation grade {summary(gamma)}")
         result = FitResult(
             completed=completed,
             directory=self.directory,
@@ -468,6 +476,7 @@ class Trainer:
             metrics=metrics,
             reference=self.data.reference.energies,
             parameters=self.parameters,
+            gamma=gamma,
         )
         write_report(self.directory / REPORT, result, self.config)
         title = self.config.output.name or f"{self.config.model.preset} {'-'.join(self.data.elements)}"

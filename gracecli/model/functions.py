@@ -19,8 +19,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from gracecli.model.blueprint import Product
 
 LP = tuple[int, int]
 
@@ -155,6 +159,17 @@ class CouplingRules:
     history_right: int | None = None
     max_sum_l: int | None = None
     dropped: frozenset[tuple[str, int]] = frozenset()
+
+
+def rules_of(node: Product) -> CouplingRules:
+    """Limits that a node of a blueprint asks for."""
+    return CouplingRules(
+        lmax=node.lmax, Lmax=node.Lmax, normalize=node.normalize,
+        same=node.left == node.right if node.same is None else node.same, tagged=node.mode != "plain",
+        keep_parity=None if node.keep_parity is None else frozenset(node.keep_parity),
+        lmax_left=node.lmax_left, lmax_right=node.lmax_right, history_left=node.history_left,
+        history_right=node.history_right, max_sum_l=node.max_sum_l, dropped=frozenset(node.dropped),
+    )  # fmt: skip
 
 
 def _within(value: int, limit: int | None) -> bool:

@@ -124,7 +124,7 @@ def map_heads(model: Model, change: Callable[[Model], Model]) -> Model:
         if COVERS in metadata:
             metadata[COVERS] = [e for e in metadata[COVERS] if e in joined.elements]
         heads[name] = replace(head, metadata=metadata)
-    return replace(joined, heads=heads)
+    return replace(joined, heads=heads, grade=plain[names[0]].grade)
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

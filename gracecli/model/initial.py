@@ -86,6 +86,16 @@ class _Recorder(Mapping[str, np.ndarray]):
         return len(self.made)
 
 
+def drawn(
+    blueprint: Blueprint, shapes: Mapping[str, tuple[int | None, ...]], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Initial weights of variables whose names and shapes are known, in this order, without TensorFlow."""
+    recorder = _Recorder(blueprint, rng)
+    for name, shape in shapes.items():
+        recorder.request(name, shape)
+    return dict(recorder.made)
+
+
 def initialise(blueprint: Blueprint, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Initial weights of a blueprint; the same generator state gives the same weights."""
     from gracecli.quiet import import_tensorflow

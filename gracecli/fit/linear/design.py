@@ -1,46 +1,45 @@
 r"""Design matrix of a linear ACE model: energies, forces and stresses of every single basis function.
 
 A blueprint of the preset ``linear`` has fixed radial functions R and chemical factors z, and weights only in the last
-linear map. With the basis functions B_(f,n) (group f, channel n) of an atom of element e
+linear map. With the basis functions B_(f,n) (function f, channel n) of an atom of element e
 
-    E = sum_i sum_(f,n) c_(e_i,f,n) B_(f,n)(A_i),      A_i[lm, n] = 1/avg sum_b phi_b[lm, n]
-    phi_b[lm, n] = z_(e_j)[n] R[n, l](d_b) Y_lm(u_b)
+    E = sum_i sum_(f,n) c_(e_i,f,n) B_(f,n)(A_i),      A_i[lm, n] = 1/avg sum_b z_(e_j)[n] sum_k w_l[n, k] phi_b[lm, k]
+    phi_b[lm, k] = g_k(d_b) Y_lm(u_b)                  J_i[f, lm, n] = dB_(f,n) / dA_i[lm, n]
 
-Products are channel by channel, so B_(f,n) depends on A[:, n] alone and its derivative is a small matrix per channel:
+Products are channel by channel, so the derivative of B_(f,n) is a small matrix per channel, and forces and stress are
 
-    J_i[f, lm, n] = dB_(f,n) / dA_i[lm, n]            by forward mode, one pass per lm
-    g_b[f, n]     = dB_i / dr_b = sum_lm J_i[f, lm, n] dphi_b[lm, n] / dr_b
+    dF_k/dc = -sum_i J_i D_ik,    D_ik[lm, n] = sum_(b: i->k) dA_i[lm, n] / dr_b   (k = i: minus the sum over all bonds)
+    dsigma/dc = 1/V sum_i J_i sym(sum_b dA_i/dr_b r_b)
 
-    dE/dc = sum_i B_i,     dF_k/dc = sum_(b: i=k) g_b - sum_(b: j=k) g_b,     dsigma/dc = 1/V sum_b sym(g_b r_b)
+Both are one matrix product per channel over (lm, i) as inner index, with the derivatives of a group of central atoms
+side by side: the arithmetic that remains is that of a BLAS. Images of one neighbour are added up in D first, so that a
+small cell is cheap however many bonds it has, and the radial functions are made from the basis g_k only then.
 
-===========  =====================================
-symbol       variable
-===========  =====================================
-A, B, J      ``density``, ``values``, ``slopes``
-phi, dphi    ``bonds``, ``bond_slopes``
-===========  =====================================
+===============  =========================================================
+symbol           variable
+===============  =========================================================
+A, J, D          ``density``, ``jacobian``, ``moved``
+phi, d phi/dr    ``phi``, ``slopes`` (:class:`gracecli.fit.linear.bonds.Bonds`)
+w z / avg        ``Design.radial``
+===============  =========================================================
 
 Source of the basis: R. Drautz, Phys. Rev. B 99, 014104 (2019).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from scipy import sparse
 
 from gracecli.engine.base import Array, Graph
-from gracecli.model.blocks.base import Equivariant
-from gracecli.model.blueprint import Density, LinearRadial, Reduce
-from gracecli.model.harmonics import real_harmonics
-from gracecli.model.network import Network
+from gracecli.fit.linear.bonds import VOIGT, Bonds, Neighbourhood, check_basis
+from gracecli.fit.linear.invariants import Invariants, Source, Tensor
+from gracecli.model.blueprint import Blueprint, LinearRadial, RadialBasis
 
-CHUNK, BONDS = 32, 1024
-"""Atoms, and bonds, that are evaluated together."""
-VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+CENTRES = 16
+"""Central atoms of one matrix product: more are faster until their derivatives leave the cache."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class Rows:
     Attributes
     ----------
     energy : (p,) float64
-    forces : (N, 3, p) float64
-    stress : (6, p) float64
+    forces : (p, N, 3) float64
+    stress : (p, 6) float64
         NaN without a cell.
     """
 
@@ -60,68 +59,34 @@ class Rows:
     stress: Array
 
 
-def _in_blocks(function: Any, values: Array, axis: int, block: int) -> list[Array]:
-    """Results of a compiled function over blocks of one size along an axis, joined along their first."""
-    count = values.shape[axis]
-    found = []
-    for start in range(0, max(count, 1), block):
-        part = np.take(values, range(start, min(start + block, count)), axis=axis)
-        missing = block - part.shape[axis]
-        padding = [(0, missing if k == axis else 0) for k in range(values.ndim)]
-        # padded with ones: a bond of length zero has no direction
-        results = function(tf.constant(np.pad(part, padding, constant_values=1.0)))
-        results = results if isinstance(results, list | tuple) else [results]
-        found.append([result.numpy()[: block - missing] for result in results])
-    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
-
-
-class _Values:
-    """Stands for a :class:`Context` whose density is given."""
-
-    def __init__(self, network: Network, name: str, density: Equivariant) -> None:
-        self._network, self._values = network, {name: density}
-
-    def value(self, name: str) -> Any:
-        if name not in self._values:
-            context: Any = self
-            self._values[name] = self._network.blocks[name](context)
-        return self._values[name]
-
-
 class Design:
     """Basis functions of a linear model.
 
     Parameters
     ----------
-    network : Network
-        Of a ``linear`` blueprint.
+    blueprint : Blueprint
+        Of the preset ``linear``.
+    weights : mapping
+        Weights by name; those of the reduction do not matter.
     elements : sequence of int
         Atomic numbers in the order of the model.
     """
 
-    def __init__(self, network: Network, elements: list[int]) -> None:
-        blueprint = network.blueprint
-        self.network = network
-        self.elements = elements
-        self.density: Density = blueprint.of_type(Density)[0]
-        self.reduce: Reduce = blueprint.of_type(Reduce)[0]
+    def __init__(self, blueprint: Blueprint, weights: Mapping[str, Array], elements: Sequence[int]) -> None:
+        self.elements = list(elements)
+        self.invariants = Invariants(blueprint)
         radial: LinearRadial = blueprint.of_type(LinearRadial)[0]
-        self.radial: Any = network.blocks[radial.name]
-        self.lmax, self.channels = radial.lmax, radial.n_radial
-        self.degree = np.repeat(np.arange(self.lmax + 1), 2 * np.arange(self.lmax + 1) + 1)
-        block: Any = network.blocks[self.reduce.name]
-        #: per source: name, groups, channels, scale of its weights
-        self.sources = [
-            (name, len(groups), block.channels_of(name), scale)
-            for name, groups, scale in zip(self.reduce.sources, block.collected, block.scales, strict=True)
-        ]
-        self.per_element = sum(groups * channels for _, groups, channels, _ in self.sources)
-        self._basis = tf.function(self._basis_of, jit_compile=True)
-        self._slopes = tf.function(self._slopes_of, jit_compile=True)
-        self._bond = tf.function(self._bond_of, jit_compile=True)
-        dense: Any = network.blocks[self.density.name]
-        table = network.variables_by_name[f"{self.density.embedding}/w"].numpy()
-        self.factors = table @ dense.w.numpy() / np.sqrt(table.shape[1]) / float(self.density.average_neighbours)
+        self.basis: RadialBasis = check_basis(blueprint.by_name[radial.basis])
+        self.lmax, self.channels = self.invariants.lmax, self.invariants.channels
+        density = self.invariants.density
+        table = np.asarray(weights[f"{density.embedding}/w"], dtype=np.float64)
+        dense = np.asarray(weights[f"{density.name}/lin_transform/w"], dtype=np.float64)
+        assert not isinstance(density.average_neighbours, tuple)  # a fit has one for all
+        factors = table @ dense / np.sqrt(table.shape[1]) / density.average_neighbours
+        crad = np.asarray(weights[f"{radial.name}/crad"], dtype=np.float64)
+        #: (elements, degrees, channels, basis): radial functions of neighbours of an element
+        self.radial = np.einsum("nlk,en->elnk", crad, factors)
+        self.per_element = self.invariants.size
 
     @property
     def size(self) -> int:
@@ -130,104 +95,139 @@ class Design:
 
     def rows(self, graph: Graph) -> Rows:
         """Derivatives of energy, forces and stress of one structure."""
-        atoms, p = len(graph), self.per_element
-        bonds, slopes = _in_blocks(self._bond, graph.bond_vector, 0, BONDS)
-        species = np.array([self.elements.index(z) for z in graph.numbers])
-        factor = self.factors[species[graph.neighbour]]
-        bonds, slopes = bonds * factor[:, None, :], slopes * factor[:, None, :, None]
-        first = np.searchsorted(graph.centre, np.arange(atoms + 1))
-        total = np.concatenate([np.zeros((1, *bonds.shape[1:])), np.cumsum(bonds, axis=0)])
-        density = (total[first[1:]] - total[first[:-1]]).transpose(1, 0, 2)
-        (values,) = _in_blocks(self._basis, density, 1, CHUNK)
-        jacobian = _in_blocks(self._slopes, density, 1, CHUNK)
         energy = np.zeros(self.size)
-        forces = np.zeros((atoms, 3, self.size))
-        virial = np.zeros((3, 3, self.size))
-        for number in np.unique(species):
-            part = slice(number * p, (number + 1) * p)
-            mine = np.flatnonzero(species == number)
-            energy[part] = values[mine].sum(axis=0)
-            for start in range(0, len(mine), CHUNK):
-                self._differentiate(graph, mine[start : start + CHUNK], first, jacobian, slopes, forces, virial, part)
-        volume = graph.volume
-        stress = np.stack([0.5 * (virial[a, b] + virial[b, a]) for a, b in VOIGT]) / volume
-        return Rows(energy, forces, stress)
+        forces = np.zeros((self.size, len(graph), 3))
+        virial = np.zeros((self.size, 6))
+        for part, bonds in self._chunks(graph):
+            found = self.invariants.evaluate(self._density(bonds))
+            energy[part] += self._values(found, bonds.centres)
+            if len(bonds.place):
+                self._differentiate(bonds, found, forces[part], virial[part])
+        return Rows(energy, forces, virial / graph.volume)
 
-    def _differentiate(
-        self, graph: Graph, centres: Any, first: Any, jacobian: list[Array], slopes: Array,
-        forces: Array, virial: Array, part: slice,
-    ) -> None:  # fmt: skip
-        """Add forces and virial of some centres of one element."""
-        chosen = np.concatenate([np.arange(first[i], first[i + 1]) for i in centres])
-        if not len(chosen):
-            return
-        counts = first[centres + 1] - first[centres]
-        place = np.repeat(np.arange(len(centres)), counts)
-        inside = np.concatenate([np.arange(n) for n in counts])
-        padded = np.zeros((len(centres), counts.max(), *slopes.shape[1:]))
-        padded[place, inside] = slopes[chosen]
-        columns = []
-        for number, (_, groups, channels, _) in enumerate(self.sources):
-            own = jacobian[number][centres]  # [atoms, channels, groups, lm]
-            moved = padded[..., :channels, :].transpose(0, 3, 2, 1, 4)  # [atoms, channels, lm, bonds, 3]
-            shape = moved.shape
-            g = own @ moved.reshape(*shape[:3], -1)  # [atoms, channels, groups, bonds * 3]
-            g = g.reshape(shape[0], channels * groups, shape[3], 3).transpose(0, 2, 3, 1)
-            columns.append(g[place, inside])
-        gradient = np.concatenate(columns, axis=2)  # [bonds, 3, p]
-        flat = gradient.reshape(len(chosen), -1)
-        ones, order = np.ones(len(chosen)), np.arange(len(chosen))
-        shape = (len(graph), len(chosen))
-        scatter = sparse.csr_matrix((ones, (graph.centre[chosen], order)), shape)
-        scatter -= sparse.csr_matrix((ones, (graph.neighbour[chosen], order)), shape)
-        forces[..., part] += (scatter @ flat).reshape(len(graph), 3, -1)
-        virial[..., part] += (graph.bond_vector[chosen].T @ flat).reshape(3, 3, -1)
+    def predict(self, graph: Graph, coefficients: Array) -> tuple[float, Array, Array]:
+        """Energy, forces (N, 3) and stress (6,) of given coefficients, without the rows."""
+        energy, forces, virial = 0.0, np.zeros((len(graph), 3)), np.zeros((3, 3))
+        for part, bonds in self._chunks(graph):
+            own = coefficients[part]
+            found = self.invariants.evaluate(self._density(bonds))
+            energy += float(self._values(found, bonds.centres) @ own)
+            by_density = self._weighted(found, own, bonds.centres)
+            degrees = np.repeat(np.arange(self.lmax + 1), 2 * np.arange(self.lmax + 1) + 1)
+            pull = np.einsum("xni,exnk->iexk", by_density, self.radial[:, degrees], optimize=True)
+            gradient = np.einsum("bcxk,bxk->bc", bonds.slopes, pull[bonds.place, bonds.species], optimize=True)
+            np.add.at(forces, bonds.atoms[bonds.place], gradient)
+            np.subtract.at(forces, bonds.neighbour, gradient)
+            virial += bonds.vector.T @ gradient
+        stress = np.array([0.5 * (virial[a, b] + virial[b, a]) for a, b in VOIGT]) / graph.volume
+        return energy, forces, stress
 
-    # --- basis functions ----------------------------------------------------------------------------------------------
+    # --- one group of central atoms -----------------------------------------------------------------------------------
 
-    def _groups(self, density: tf.Tensor) -> list[tf.Tensor]:
-        """Scalar functions of every source, [groups, atoms, channels]; ``density`` is [lm, atoms, channels]."""
-        parts = tf.split(density, [2 * l + 1 for l in range(self.lmax + 1)], axis=0)
-        blocks = {(l, (-1) ** l): part[None] for l, part in enumerate(parts)}
-        context = _Values(self.network, self.density.name, blocks)
-        return [context.value(name)[0, 1][:, 0] for name, *_ in self.sources]
+    def _chunks(self, graph: Graph) -> Iterator[tuple[slice, Bonds]]:
+        """Bonds of central atoms that are treated together, and the coefficients of their element."""
+        order = np.argsort(self.elements)
+        species = order[np.searchsorted(np.array(self.elements)[order], graph.numbers)]
+        for number, bonds in Neighbourhood(graph, species, self.basis, self.lmax).chunks(CENTRES):
+            yield slice(number * self.per_element, (number + 1) * self.per_element), bonds
 
-    def _basis_of(self, density: tf.Tensor) -> tf.Tensor:
-        """All basis functions of every atom, [atoms, p]: source, channel, group."""
-        flat = [tf.transpose(x, (1, 2, 0)) for x in self._groups(density)]
-        return tf.concat([tf.reshape(x, (int(density.shape[1]), -1)) for x in flat], axis=1)
+    def _density(self, bonds: Bonds) -> Array:
+        """A, (lm, channels, atoms)."""
+        density = np.zeros(((self.lmax + 1) ** 2, self.channels, bonds.centres))
+        for start, phi in zip(bonds.runs, bonds.sums(bonds.phi), strict=True):
+            place, element = bonds.place[start], bonds.species[start]
+            for l in range(self.lmax + 1):
+                rows = slice(l * l, (l + 1) ** 2)
+                density[rows, :, place] += phi[rows] @ self.radial[element, l].T
+        return density
 
-    def _slopes_of(self, density: tf.Tensor) -> list[tf.Tensor]:
-        """J per source, [atoms, channels, groups, lm]: the atoms once per lm, each copy with its own tangent."""
-        n, atoms = len(self.degree), int(density.shape[1])
-        tiled = tf.tile(density, (1, n, 1))
-        tangent = tf.constant(np.repeat(np.repeat(np.eye(n), atoms, axis=1)[:, :, None], self.channels, axis=2))
-        with tf.autodiff.ForwardAccumulator(tiled, tangent) as accumulator:
-            groups = self._groups(tiled)
-        found = []
-        for values, (_, count, channels, _) in zip(groups, self.sources, strict=True):
-            slope = accumulator.jvp(values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            cube = tf.reshape(slope, (count, n, atoms, channels))
-            found.append(tf.transpose(cube, (2, 3, 0, 1)))
+    def _values(self, found: Mapping[str, Tensor], atoms: int) -> Array:
+        """Sums of all functions over the atoms, (p,): by source, channel, function."""
+        parts = []
+        for source in self.invariants.sources:
+            values = np.stack([found[source.name].values[g][0] for g in source.groups])
+            parts.append(values.reshape(len(source.groups), source.channels, atoms).sum(axis=2).T.ravel())
+        return np.concatenate(parts)
+
+    def _weighted(self, found: Mapping[str, Tensor], coefficients: Array, atoms: int) -> Array:
+        """dE/dA, (lm, channels, atoms)."""
+        total = np.zeros(((self.lmax + 1) ** 2, self.channels, atoms))
+        start = 0
+        for source in self.invariants.sources:
+            own = coefficients[start : start + source.size].reshape(source.channels, len(source.groups))
+            jacobian = self._jacobian([source], found, atoms)  # [n, f, lm, atoms]
+            rows = jacobian.shape[2]
+            total[:rows, : source.channels] += np.einsum("nfxi,nf->xni", jacobian, own)
+            start += source.size
+        return total
+
+    def _jacobian(self, sources: Sequence[Source], found: Mapping[str, Tensor], atoms: int) -> Array:
+        """J of sources with equally many channels, (channels, functions, lm, atoms)."""
+        channels = sources[0].channels
+        degree = max(source.lmax for source in sources)
+        count = sum(len(source.groups) for source in sources)
+        jacobian = np.zeros((channels, count, (degree + 1) ** 2, atoms))
+        place = 0
+        for source in sources:
+            slopes = found[source.name].slopes
+            for group in source.groups:
+                if slopes is None:
+                    jacobian[:, place, 0] = 1.0  # the only scalar of the density is its own derivative
+                else:
+                    for l, slope in slopes[group].items():
+                        own = slope[0].reshape(2 * l + 1, channels, atoms)
+                        jacobian[:, place, l * l : (l + 1) ** 2] = own.transpose(1, 0, 2)
+                place += 1
+        return jacobian
+
+    def _differentiate(self, bonds: Bonds, found: Mapping[str, Tensor], forces: Array, virial: Array) -> None:
+        """Add forces (p, N, 3) and virial (p, 6) of some central atoms of one element."""
+        atoms = bonds.centres
+        moved = self._moved(bonds)
+        channels, rows, _, columns = moved.shape
+        inner = moved.reshape(channels, rows * atoms, columns)
+        for sources, first in self._batches():
+            jacobian = self._jacobian(sources, found, atoms)
+            n, count, depth, _ = jacobian.shape
+            product = np.matmul(jacobian.reshape(n, count, depth * atoms), inner[:n, : depth * atoms])
+            start, group = first, 0
+            for source in sources:
+                own = slice(start, start + source.size)
+                part = product[:, group : group + len(source.groups)].reshape(source.size, columns)
+                by_atom = part[:, :-6].reshape(source.size, -1, 3)
+                for _, lot, targets in bonds.lots:
+                    if np.array_equal(targets, np.arange(forces.shape[1])):
+                        forces[own] -= by_atom[:, lot]
+                    else:
+                        forces[own, targets] -= by_atom[:, lot]
+                virial[own] += part[:, -6:]
+                start, group = start + source.size, group + len(source.groups)
+
+    def _batches(self) -> list[tuple[list[Source], int]]:
+        """Successive sources with equally many channels, and the first coefficient of each lot."""
+        found: list[tuple[list[Source], int]] = []
+        start = 0
+        for source in self.invariants.sources:
+            if found and found[-1][0][0].channels == source.channels:
+                found[-1][0].append(source)
+            else:
+                found.append(([source], start))
+            start += source.size
         return found
 
-    def _bond_of(self, vectors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """R Y of every bond [bonds, lm, n] and its derivative by the bond vector [bonds, lm, n, 3]."""
-
-        def phi(r: tf.Tensor) -> tf.Tensor:
-            distance = tf.sqrt(tf.reduce_sum(r**2, axis=-1) + 1e-10)
-            x, y, z = (r[:, k] / distance for k in range(3))
-            harmonics = tf.stack(real_harmonics(x, y, z, self.lmax), axis=-1)
-            radial = tf.cast(self.radial._linear(self.radial.basis.at(distance)), tf.float64)
-            return harmonics[:, :, None] * tf.gather(radial, self.degree, axis=1)
-
-        slopes = []
-        for axis in range(3):
-            tangent = tf.constant(np.tile(np.eye(3)[axis], (int(vectors.shape[0]), 1)))
-            with tf.autodiff.ForwardAccumulator(vectors, tangent) as accumulator:
-                value = phi(vectors)
-            slopes.append(accumulator.jvp(value))
-        return value, tf.stack(slopes, axis=-1)
+    def _moved(self, bonds: Bonds) -> Array:
+        """D, (channels, lm, atoms, columns): by positions, for every element of the neighbours, and by strain."""
+        positions, strain = bonds.by_position(), bonds.by_strain()
+        moved = np.empty((self.channels, positions.shape[2], bonds.centres, positions.shape[1] + 6))
+        lots = [(slice(3 * lot.start, 3 * lot.stop), self.radial[e]) for e, lot, _ in bonds.lots]
+        for l in range(self.lmax + 1):
+            rows = slice(l * l, (l + 1) ** 2)
+            target = moved[:, rows].transpose(1, 2, 0, 3)
+            for columns, radial in lots:
+                np.matmul(radial[l], positions[:, columns, rows].transpose(2, 0, 3, 1), out=target[..., columns])
+            joined = self.radial[bonds.present, l].transpose(1, 0, 2).reshape(self.channels, -1)
+            np.matmul(joined, strain[:, :, rows].transpose(2, 0, 3, 1), out=target[..., -6:])
+        return moved
 
     # --- coefficients -------------------------------------------------------------------------------------------------
 
@@ -235,8 +235,9 @@ class Design:
         """Weights of the reduction that have the given coefficients; ``scale`` multiplies the energy behind it."""
         by_element = coefficients.reshape(len(self.elements), self.per_element)
         found, start = {}, 0
-        for name, groups, channels, factor in self.sources:
-            part = by_element[:, start : start + groups * channels].reshape(-1, 1, channels, groups)
-            found[f"{self.reduce.name}/reducing_{name}"] = part / (factor * scale)
-            start += groups * channels
+        for source in self.invariants.sources:
+            part = by_element[:, start : start + source.size]
+            cube = part.reshape(-1, 1, source.channels, len(source.groups))
+            found[f"{self.invariants.reduce.name}/reducing_{source.name}"] = cube / (source.scale * scale)
+            start += source.size
         return found

@@ -18,13 +18,22 @@ gamma        ``effective``
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.linalg import eigh
 
 from gracecli.engine.base import Array
+
+BLOCK_ROWS = 2048
+"""Rows that enter the normal equations together: enough for the speed of a matrix product."""
+
+RowBlock = tuple[Array, Array, Array]
+"""Design (p, n), labels (n,) and weights (n,)."""
 
 
 class NormalEquations:
@@ -43,13 +52,111 @@ class NormalEquations:
         self.rows = 0
 
     def add(self, design: Array, target: Array, weight: Array) -> None:
-        """Rows (n, p), labels (n,), weights (n,)."""
-        root = np.sqrt(weight)
-        scaled = design * root[:, None]
-        self.matrix += scaled.T @ scaled
-        self.right += scaled.T @ (target * root)
-        self.square += float(np.sum(weight * target**2))
-        self.rows += len(target)
+        """Rows (p, n), one per column; labels (n,), weights (n,)."""
+        self.merge(products(design, target, weight))
+
+    def merge(self, part: Products) -> None:
+        """Take in the sums of a block."""
+        self.matrix += part.matrix
+        self.right += part.right
+        self.square += part.square
+        self.rows += part.rows
+
+    def loss(self, coefficients: Array) -> float:
+        """Weighted sum of squares that coefficients leave."""
+        curved = float(coefficients @ (self.matrix @ coefficients))
+        return curved - 2.0 * float(self.right @ coefficients) + self.square
+
+
+class Products(NamedTuple):
+    """X^T W X, X^T W y, y^T W y and the number of rows of one block."""
+
+    matrix: Array
+    right: Array
+    square: float
+    rows: int
+
+
+def products(design: Array, target: Array, weight: Array) -> Products:
+    """Sums of one block; the arguments as of :meth:`NormalEquations.add`."""
+    root = np.sqrt(weight)
+    scaled = design * root
+    return Products(scaled @ scaled.T, scaled @ (target * root), float(np.sum(weight * target**2)), len(target))
+
+
+def accumulate(
+    equations: NormalEquations,
+    rows_of: Callable[[int], RowBlock],
+    counts: Sequence[int],
+    threads: int,
+    done: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Add all structures, on several threads; the sums are the same, bit for bit, whatever their number.
+
+    Parameters
+    ----------
+    equations : NormalEquations
+    rows_of : callable
+        Rows of a structure by its number; called from all threads.
+    counts : sequence of int
+        About how many rows every structure has; they decide which go together.
+    threads : int
+    done : callable
+        Called with the number of structures added so far.
+    """
+
+    def work(members: Sequence[int]) -> Products:
+        parts = [rows_of(i) for i in members]
+        design, target, weight = (np.concatenate([p[k] for p in parts], axis=-1) for k in range(3))
+        return products(design, target, weight)
+
+    finished = 0
+    with single_threaded_blas():
+        for members, part in ordered(work, _blocks(counts), threads):
+            equations.merge(part)
+            finished += len(members)
+            done(finished)
+
+
+def _blocks(counts: Sequence[int]) -> list[list[int]]:
+    """Successive structures of about :data:`BLOCK_ROWS` rows."""
+    blocks: list[list[int]] = []
+    load = BLOCK_ROWS
+    for index, count in enumerate(counts):
+        if load + count > BLOCK_ROWS:
+            blocks.append([])
+            load = 0
+        blocks[-1].append(index)
+        load += count
+    return blocks
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[tuple[T, R]]:
+    """Items and their results in order, computed by several threads that are at most one round ahead."""
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def single_threaded_blas() -> Any:
+    """Context in which matrix products use one thread each: the threads here are busy with structures of their own."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
 
 
 @dataclass(frozen=True)

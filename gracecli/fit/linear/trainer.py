@@ -2,79 +2,133 @@
 
 ``learning_rate``, ``epochs`` and the other settings of an optimizer have no meaning here. Weights of the loss do: they
 weigh the rows. The strength of the ridge is that of the smallest loss (square errors) of the validation structures, or
-of the largest evidence where there are none.
+of the largest evidence where there are none. Structures are spread over ``training.threads`` threads (0: all cores);
+TensorFlow is not needed.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from gracecli.engine.base import Array, Graph
-from gracecli.errors import UsageError
+from gracecli.engine.batch import BatchShape
+from gracecli.fit.batches import GraphSet
+from gracecli.fit.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gracecli.fit.data import Frame
 from gracecli.fit.linear.design import Design
-from gracecli.fit.linear.solve import NormalEquations, Ridge, Solution
+from gracecli.fit.linear.solve import (
+    NormalEquations,
+    Ridge,
+    RowBlock,
+    Solution,
+    accumulate,
+    ordered,
+    single_threaded_blas,
+)
+from gracecli.fit.metrics import Prediction
+from gracecli.fit.reference import adapt_blueprint
 from gracecli.fit.schedule import loss_weights
-from gracecli.fit.trainer import FitResult, Trainer
-from gracecli.model.blueprint import ScaleShift
+from gracecli.fit.setup import model_metadata
+from gracecli.fit.trainer import CHECKPOINT, MODEL, FitResult, Trainer
+from gracecli.model.blueprint import Blueprint, Density, LinearRadial, RadialBasis, ScaleShift
+from gracecli.model.initial import drawn
+from gracecli.model.modelfile import Model, save_model
+
+ATOMS = BatchShape._fields.index("atoms")
+MEMORY_SHARE = 0.25
+"""Of the memory of the machine that the threads' matrices may take together."""
 
 
 class LinearTrainer(Trainer):
     """A fit of a linear model; parameters as of :class:`Trainer`."""
 
-    def run(self) -> FitResult:
-        """Solve.
-
-        Raises
-        ------
-        UsageError
-            The model is not linear in its weights.
-        """
-        self._clock = time.monotonic()
-        self._set_radial()
+    def _build(self) -> None:
         from ase.data import atomic_numbers
 
-        design = Design(self.network, [atomic_numbers[symbol] for symbol in self.data.elements])
-        self._say.message(f"{design.size} basis functions; building the normal equations")
-        equations = NormalEquations(design.size)
-        weights = self._row_weights(self.data.train)
-        for index, frame in enumerate(self.data.train):
-            equations.add(*self._rows(design, frame, self._graph(index), weights))
-            self._say.step((index + 1) / len(self.data.train), 0, 0.0)
-        ridge = Ridge(equations)
-        solution = self._choose(design, ridge)
-        how = "validation structures" if self.data.valid else "evidence"
+        config, data = self.config, self.data
+        blueprint = adapt_blueprint(data.blueprint, data.reference.energies, data.scale, self.graphs.average_neighbours)
+        self.blueprint = blueprint
+        self._weights = fixed_weights(blueprint, config.training.seed)
+        self.design = Design(blueprint, self._weights, [atomic_numbers[symbol] for symbol in data.elements])
+        self.parameters = self.design.size
+        self.threads = usable_threads(config.training.threads, self.design.size)
+        self._coefficients = np.zeros(self.design.size)
+        self._reading = Lock()  # structures that stay in a store are read by one thread at a time
+        self._say.message(
+            f"{len(data.train)} training, {len(data.valid)} validation, {len(data.test)} test structures; "
+            f"{self.graphs.average_neighbours:.1f} neighbours per atom within {data.cutoff:g} Å"
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint: a solved fit has nothing to continue, but its settings can be compared."""
+        self.state.seconds += time.monotonic() - self._clock
+        self._clock = time.monotonic()
+        save_checkpoint(self.directory / CHECKPOINT, Checkpoint(self.state, dict(self._best), self.identity))
+
+    def _resume(self) -> None:
+        load_checkpoint(self.directory / CHECKPOINT, self.identity)
+
+    @property
+    def finished_early(self) -> bool:
+        """One linear system is always solved to the end."""
+        return True
+
+    def run(self) -> FitResult:
+        """Solve."""
+        self._clock = time.monotonic()
+        design = self.design
+        self._say.message(f"{design.size} basis functions; normal equations on {self.threads} threads")
+        try:
+            ridge = Ridge(self._equations(self.data.train, self.graphs, report=True))
+        finally:
+            self._say.close()
+        if self.data.valid:
+            valid = self._equations(self.data.valid, self.data.graphs_of(self.data.valid))
+            solution, how = ridge.by_validation(valid.loss), "validation structures"
+        else:
+            solution, how = ridge.by_evidence(), "evidence"
         self._say.message(
             f"ridge {solution.strength:.1e} by {how}; the data determine {solution.effective:.0f} of {design.size}"
         )
-        self._put(design, solution)
-        self.state.epoch = self.config.training.epochs
+        self._take(solution)
         self.state.step = 1
-        self._best = self.optimizer.averaged()
         self.save()
         return self._finish()
 
-    def _set_radial(self) -> None:
-        """Channels: first the basis functions themselves, then random mixtures of them."""
-        name = next((n for n in self.network.variables_by_name if n.endswith("/crad")), None)
-        if name is None:
-            raise UsageError(f"preset {self.config.model.preset!r} is not linear")
-        variable = self.network.variables_by_name[name]
-        channels, degrees, basis = variable.shape
-        rng = np.random.default_rng([self.config.training.seed, 0x11])
-        values = rng.standard_normal((channels, degrees, basis)) / np.sqrt(basis)
-        for n in range(min(channels, basis)):
-            values[n] = np.eye(basis)[n]
-        variable.assign(values)
+    def _take(self, solution: Solution) -> None:
+        """Weights of the solution, in the precision of the model file."""
+        scale = next((node.scale for node in self.blueprint.of_type(ScaleShift)), 1.0)
+        dtype = np.float64 if self.config.training.precision == "fp64" else np.float32
+        solved = self._weights | self.design.weights(solution.coefficients, scale)
+        self._best = {name: np.asarray(value, dtype=dtype) for name, value in solved.items()}
+        self._coefficients = solution.coefficients
 
-    def _graph(self, index: int) -> Graph:
-        return self.graphs.load([index])[1][0]
+    # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def _row_weights(self, frames: Sequence[Frame]) -> tuple[float, float, float]:
+    def _equations(self, frames: Sequence[Frame], graphs: GraphSet, report: bool = False) -> NormalEquations:
+        """Normal equations of structures, in the weights of the training data."""
+        weights = self._row_weights()
+        equations = NormalEquations(self.design.size)
+
+        def rows_of(index: int) -> RowBlock:
+            with self._reading:
+                (frame,), (graph,) = graphs.load([index])
+            return self._rows(frame, graph, weights)
+
+        def done(count: int) -> None:
+            if report:
+                self._say.count(count, len(frames), "structure")
+
+        accumulate(equations, rows_of, (3 * graphs.sizes[:, ATOMS] + 7).tolist(), self.threads, done)
+        return equations
+
+    def _row_weights(self) -> tuple[float, float, float]:
         """Weight of one label of each kind, so that a kind counts as in the loss."""
         labels = self.graphs.table.labels
         counts = np.maximum(self.graphs.table.weight @ labels, 1.0)
@@ -82,36 +136,80 @@ class LinearTrainer(Trainer):
         energy, forces, stress = (factors / max(factors.max(), 1e-300)).tolist()
         return energy, forces, stress
 
-    def _rows(
-        self, design: Design, frame: Frame, graph: Graph, weights: tuple[float, float, float]
-    ) -> tuple[Array, Array, Array]:
-        """Rows, labels and weights of one structure; labels that are missing are left out."""
-        rows = design.rows(graph)
+    def _rows(self, frame: Frame, graph: Graph, weights: tuple[float, float, float]) -> RowBlock:
+        """Rows (as columns), labels and weights of one structure; labels that are missing are left out."""
+        rows = self.design.rows(graph)
         size = len(graph)
         shift = sum(self.data.reference.energies[symbol] for symbol in frame.atoms.get_chemical_symbols())
-        parts = [
-            (rows.energy[None] / size, np.array([(frame.energy - shift) / size]), weights[0]),
-            (rows.forces.reshape(3 * size, -1), frame.forces.ravel(), weights[1]),
+        parts = (
+            (rows.energy[:, None] / size, np.array([(frame.energy - shift) / size]), weights[0]),
+            (rows.forces.reshape(self.design.size, -1), frame.forces.ravel(), weights[1]),
             (rows.stress, frame.stress, weights[2]),
-        ]
+        )
         kept: list[list[Array]] = [[], [], []]
         for matrix, target, weight in parts:
-            known = np.isfinite(target) & np.isfinite(matrix[:, 0]) & (weight > 0)
-            kept[0].append(matrix[known])
+            known = np.isfinite(target) & np.isfinite(matrix[0]) & (weight > 0)
+            kept[0].append(matrix if known.all() else matrix[:, known])
             kept[1].append(target[known])
             kept[2].append(np.full(int(known.sum()), weight * frame.weight))
-        return np.concatenate(kept[0]), np.concatenate(kept[1]), np.concatenate(kept[2])
+        return np.concatenate(kept[0], axis=1), np.concatenate(kept[1]), np.concatenate(kept[2])
 
-    def _choose(self, design: Design, ridge: Ridge) -> Solution:
-        if not self.data.valid:
-            return ridge.by_evidence()
-        weights = self._row_weights(self.data.train)
-        graphs = self.data.graphs_of(self.data.valid)
-        rows = [self._rows(design, f, graphs.load([i])[1][0], weights) for i, f in enumerate(self.data.valid)]
-        matrix, target, weight = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-        return ridge.by_validation(lambda c: float(np.sum(weight * (matrix @ c - target) ** 2)))
+    # --- evaluation ---------------------------------------------------------------------------------------------------
 
-    def _put(self, design: Design, solution: Solution) -> None:
-        scale = next((node.scale for node in self.blueprint.of_type(ScaleShift)), 1.0)
-        held: dict[str, Any] = self.optimizer.weights()
-        self.optimizer.put(held | design.weights(solution.coefficients, scale))
+    def predict(self, frames: Sequence[Frame], weights: dict[str, np.ndarray] | None = None) -> list[Prediction]:
+        """Energies, forces and stresses of frames with the solution, from the basis functions themselves."""
+        graphs = self.data.graphs_of(frames)
+
+        def work(index: int) -> Prediction:
+            with self._reading:
+                (frame,), (graph,) = graphs.load([index])
+            energy, forces, stress = self.design.predict(graph, self._coefficients)
+            shift = sum(self.data.reference.energies[symbol] for symbol in frame.atoms.get_chemical_symbols())
+            return Prediction(energy + shift, forces, stress)
+
+        with single_threaded_blas():
+            return [prediction for _, prediction in ordered(work, range(len(graphs)), self.threads)]
+
+    def _write_model(self, weights: dict[str, np.ndarray], metrics: dict[str, Any]) -> None:
+        metadata = model_metadata(self.config, self.data, self.blueprint, self.state, metrics)
+        save_model(self.directory / MODEL, Model(self.blueprint, weights, metadata), overwrite=True)
+
+
+def fixed_weights(blueprint: Blueprint, seed: int) -> dict[str, np.ndarray]:
+    """Everything but the coefficients: chemical factors at random; channels are first the basis functions, then random.
+
+    Drawn in the order of the blueprint, as for a model that is trained.
+    """
+    radial: LinearRadial = blueprint.of_type(LinearRadial)[0]
+    density: Density = blueprint.of_type(Density)[0]
+    basis: Any = blueprint.by_name[radial.basis]
+    embedding: Any = blueprint.by_name[density.embedding or ""]
+    shape = (radial.n_radial, radial.lmax + 1, basis.n_functions)
+    shapes: dict[str, tuple[int | None, ...]] = {f"{radial.name}/crad": shape}
+    if isinstance(basis, RadialBasis):
+        shapes = {f"{basis.name}/rc": (), **shapes}
+    shapes |= {
+        f"{embedding.name}/w": (len(blueprint.elements), embedding.size),
+        f"{density.name}/lin_transform/w": (embedding.size, radial.n_radial),
+    }
+    weights = drawn(blueprint, shapes, np.random.default_rng([seed, 0]))
+    values = np.random.default_rng([seed, 0x11]).standard_normal(shape) / np.sqrt(shape[2])
+    for n in range(min(shape[0], shape[2])):
+        values[n] = np.eye(shape[2])[n]
+    weights[f"{radial.name}/crad"] = values
+    return weights
+
+
+def usable_threads(wanted: int, size: int) -> int:
+    """``training.threads``, or as many as there are cores (``OMP_NUM_THREADS`` where set) and memory for."""
+    if wanted:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    cores = min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return cores
+    per_thread = 8.0 * (2.0 * size**2 + 4096.0 * size)
+    return max(1, min(cores, int(MEMORY_SHARE * memory / per_thread)))

@@ -104,6 +104,8 @@ class DistillResult:
     completed : bool
     parameters : dict
         Weights of teacher and student.
+    gamma : dict, optional
+        What the student's extrapolation grade was made from.
     """
 
     model: Path
@@ -114,6 +116,7 @@ class DistillResult:
     against_labels: dict[str, Errors]
     completed: bool
     parameters: dict[str, int]
+    gamma: dict[str, Any] | None = None
 
 
 def check(config: DistillConfig) -> None:
@@ -259,7 +262,7 @@ def _fit_and_compare(
     resume: bool,
     force: bool,
 ) -> DistillResult:
-    from gracecli.fit.trainer import Trainer
+    from gracecli.fit.start import create_trainer
     from gracecli.fit.tuning.compare import against_labels, against_teacher
     from gracecli.model.modelfile import load_model
 
@@ -272,11 +275,12 @@ def _fit_and_compare(
 
     def train(settings: FitConfig) -> Any:
         going_on = resume and (Path(settings.output.directory) / "checkpoint.npz").is_file()
-        return Trainer(settings, progress, resume=going_on, force=force).run()
+        return create_trainer(settings, progress, resume=going_on, force=force).run()
 
-    result = train(fit_config(config, [source], STUDENT))
+    twice = config.pathway == "distilled+finetuned"
+    result = train(fit_config(config, [source], STUDENT, output={"gamma": not twice}))
     model = result.model
-    if config.pathway == "distilled+finetuned" and result.completed:
+    if twice and result.completed:
         rate = config.training.get("learning_rate", 8e-3) / 8
         changes: dict[str, Any] = {
             "model": {"start": str(model), "preset": config.student, "overrides": None, "cutoff": None},
@@ -296,6 +300,7 @@ def _fit_and_compare(
         against_labels=against_labels({"teacher": teacher, "student": student}, _labelled(material.held_out)),
         completed=result.completed,
         parameters={"teacher": teacher.n_parameters, "student": student.n_parameters},
+        gamma=result.gamma,
     )
     write_record(found, config)
     return found

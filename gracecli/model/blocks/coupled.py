@@ -23,11 +23,11 @@ from gracecli.model.couplings import coupling_scale, real_coupling
 from gracecli.model.functions import (
     LP,
     Coupling,
-    CouplingRules,
     FunctionTable,
     ProductTable,
     couple,
     reduced_table,
+    rules_of,
 )
 
 
@@ -184,15 +184,8 @@ class ProductBlock(Block):
     def __init__(self, node: Product, variables: Variables, blocks: Mapping[str, Block]) -> None:
         super().__init__(node, variables, blocks)
         left, right = self.table_of(node.left), self.table_of(node.right)
-        same = node.left == node.right if node.same is None else node.same
-        rules = CouplingRules(
-            lmax=node.lmax, Lmax=node.Lmax, normalize=node.normalize, same=same, tagged=node.mode != "plain",
-            keep_parity=None if node.keep_parity is None else frozenset(node.keep_parity),
-            lmax_left=node.lmax_left, lmax_right=node.lmax_right, history_left=node.history_left,
-            history_right=node.history_right, max_sum_l=node.max_sum_l, dropped=frozenset(node.dropped),
-        )  # fmt: skip
         try:
-            self.product = couple(left, right, rules)
+            self.product = couple(left, right, rules_of(node))
         except ValueError as error:
             raise ModelError(f"model: node {node.name!r}: {error}") from error
         if not self.product.couplings:

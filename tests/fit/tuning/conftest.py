@@ -50,7 +50,7 @@ def tune(base, tmp_path):
             "model": {"start": str(base)},
             "tuning": {"strategy": strategy, "rank": 2, **(tuning or {})},
             "training": {"epochs": 3, "batch_atoms": 16, "learning_rate": 0.01, **training},
-            "output": {"directory": str(directory or tmp_path / strategy)},
+            "output": {"directory": str(directory or tmp_path / strategy), "gamma": False},
         }
 
     return settings

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from grace_native.library import load
+from grace_native.library import default_threads, load
 from grace_native.program import Array
 from grace_native.training_program import TrainingProgram
 from gracecli.errors import UsageError
@@ -59,7 +59,7 @@ class NativeCompute:
     trainable : sequence of tf.Variable
         Variables to differentiate by, in the order of the optimizer.
     threads : int
-        Results do not depend on it: a batch is cut into as many parts as its size gives.
+        0: all processors. Results do not depend on it: a batch is cut into as many parts as its size gives.
     radial : str
         How closely radial functions are tabulated: ``projected`` or ``exact`` (see :data:`TOLERANCE`).
 
@@ -72,12 +72,12 @@ class NativeCompute:
     """
 
     def __init__(
-        self, network: Any, loss: Any, trainable: Sequence[tf.Variable], threads: int = 1, radial: str = "projected"
+        self, network: Any, loss: Any, trainable: Sequence[tf.Variable], threads: int = 0, radial: str = "projected"
     ) -> None:
         if network.dtype != tf.float64:
             raise UsageError("native training works in double precision", 'set training.precision = "fp64"')
         self._loss = loss
-        self._threads = threads
+        self._threads = threads or default_threads()
         self._program = TrainingProgram(network, trainable, TOLERANCE[radial])
         numbers = self._program.numbers()
         self._engine = load().engine(self._program.code, numbers, False)

@@ -141,6 +141,8 @@ class TrainingConfig:
     batches_per_step : int
         Batches whose gradients are summed before the weights move; evaluated by ``threads`` threads at a time.
     threads : int
+    workers : int
+        Processes that share every step (:mod:`gracecli.fit.workers`).
     optimizer : str
         adam (AdamW with weight_decay), amsgrad, or lbfgs (small models; an epoch is ``lbfgs_iterations`` iterations).
     lbfgs_iterations : int
@@ -181,6 +183,7 @@ class TrainingConfig:
     batch_atoms: int = 256
     batches_per_step: int = 1
     threads: int = 1
+    workers: int = 1
     optimizer: str = "adam"
     lbfgs_iterations: int = 50
     schedule: str = "cosine"
@@ -276,9 +279,9 @@ class FitConfig:
         return dataclasses.asdict(self)
 
     def trajectory_hash(self) -> str:
-        """Hash of every setting that the weights depend on (not of time limits, threads and folders)."""
+        """Hash of every setting that the weights depend on (not of time limits, threads, workers and folders)."""
         content = self.to_dict()
-        for key in ("max_time", "threads", "checkpoint_minutes", "checkpoint_steps"):
+        for key in ("max_time", "threads", "workers", "checkpoint_minutes", "checkpoint_steps"):
             del content["training"][key]
         del content["output"]
         # the content of what is trained on counts (see FitData.identity), not where it lies
@@ -433,7 +436,7 @@ _CHOICES = {
     ("training", "radial"): ("projected", "exact"),
 }
 _POSITIVE = (
-    "epochs", "batch_atoms", "batches_per_step", "threads", "learning_rate", "clip_norm", "validate_every",
+    "epochs", "batch_atoms", "batches_per_step", "threads", "workers", "learning_rate", "clip_norm", "validate_every",
     "lbfgs_iterations", "plateau_patience",
 )  # fmt: skip
 

@@ -8,9 +8,14 @@ from gracecli.fit.config import FitConfig
 from gracecli.fit.trainer import Trainer
 
 
+def is_linear(config: FitConfig) -> bool:
+    """Whether the model is solved directly."""
+    return config.model.start is None and config.model.preset.startswith("linear")
+
+
 def create_trainer(config: FitConfig, *arguments: Any, **options: Any) -> Trainer:
     """A :class:`Trainer`, or the one that solves linear models directly; parameters as of both."""
-    if config.model.start is None and config.model.preset.startswith("linear"):
+    if is_linear(config):
         from gracecli.quiet import import_tensorflow
 
         import_tensorflow()

@@ -69,6 +69,7 @@ _COMMENTS = {
     "training.batch_atoms": "atoms per batch",
     "training.batches_per_step": "batches whose gradients are summed per step",
     "training.threads": "batches of a step evaluated at a time",
+    "training.workers": "processes that share every step",
     "training.optimizer": "adam | amsgrad | lbfgs (small models)",
     "training.lbfgs_iterations": "per epoch",
     "training.schedule": "cosine | linear | exponential | constant | plateau",

@@ -6,6 +6,8 @@ theory. O occurs in both, C and H are new, Li, Mg and Si are absent from the new
 * frozen: absent atoms keep their energies bit for bit in every structure, Mg beside O too;
 * frozen-messages: structures without C, H, O keep energies, forces and stresses bit for bit, atoms beside O do not.
 
+Energies of the old task are judged with the reference energies of the base: those of the new data are another zero.
+
     DATA=../shared/datasets grace fit benchmarks/fine_tuning_2l.toml -o base
     python benchmarks/fine_tuning_2l.py --base base/model.grace --data ../shared/datasets -o fine-tuning-2l
 
@@ -33,6 +35,7 @@ from gracecli.fit.progress import Progress
 from gracecli.fit.trainer import Trainer
 from gracecli.fit.tuning.label import evaluate
 from gracecli.fit.tuning.listing import make_listing
+from gracecli.fit.tuning.shift import apply_shift
 from gracecli.model.heads import select_head
 from gracecli.model.modelfile import Model, load_model
 
@@ -59,6 +62,15 @@ def same_bits(one: Results, other: Results) -> bool:
     """Energy, atomic energies, forces and stress agree in every bit."""
     names = ("energy", "energies", "forces", "stress")
     return all(np.asarray(getattr(one, n)).tobytes() == np.asarray(getattr(other, n)).tobytes() for n in names)
+
+
+def unshifted(model: Model, trainer: Trainer) -> Model:
+    """The model of the old task with the reference energies that the base has."""
+    tuning = trainer.data.tuning
+    assert tuning is not None
+    if trainer.data.heads:  # the base head has kept them
+        return model
+    return apply_shift(model, {element: -value for element, value in tuning.record["shift"]["shifts"].items()})
 
 
 class Study:
@@ -116,6 +128,7 @@ class Study:
                 if step % steps:
                     return
                 new, old = self.heads(trainer)
+                old = unshifted(old, trainer)
                 scores = {name: score(old, frames) for name, frames in self.old.items()}
                 points.append({"epoch": step // steps, "new": score(new, self.new_test), "old": scores})
                 print(json.dumps(points[-1]), flush=True)

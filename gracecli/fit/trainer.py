@@ -316,15 +316,24 @@ class Trainer:
                 )
             return self._finish()
         except WorkerLostError as error:
-            if self.config.training.optimizer != "lbfgs":  # there the weights are somewhere on a line
-                self.save()
-            text = f"{error.message}; checkpoint of step {self._last_save[1]} in {self.directory}"
-            raise WorkerLostError(text, error.hint) from error
+            raise self._rescued(error) from error
         finally:
             self._stop.restore()
             self._say.close()
             self._events.close()
             self.compute.close()
+
+    def _rescued(self, error: WorkerLostError) -> WorkerLostError:
+        """Save the last whole step; the error, with where it is."""
+        if not self.team.chief:
+            return error
+        if self.config.training.optimizer != "lbfgs":  # there the weights are somewhere on a line
+            self.save()
+        if not (self.directory / CHECKPOINT).exists():
+            return WorkerLostError(f"{error.message}; there is no checkpoint yet", "start again")
+        return WorkerLostError(
+            f"{error.message}; checkpoint of step {self._last_save[1]} in {self.directory}", error.hint
+        )
 
     @property
     def _stopping(self) -> int:

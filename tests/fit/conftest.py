@@ -118,14 +118,14 @@ def thread_teams():
 
 @pytest.fixture(scope="session")
 def together():
-    """``together(content, size, change)``: results (or what was raised) of every worker of a fit."""
+    """``together(settings, size, change)``: results (or what was raised) of every worker of a fit."""
     from gracecli.fit.config import make_config
     from gracecli.fit.trainer import Trainer
 
-    def run(content: dict, size: int, change=lambda trainer: None, **options) -> list:
+    def run(content, size: int, change=lambda trainer: None, **options) -> list:
         def work(team: ThreadTeam):
             try:
-                trainer = Trainer(make_config(content), team=team, **options)
+                trainer = Trainer(make_config(content) if isinstance(content, dict) else content, team=team, **options)
                 change(trainer)
                 return trainer.run()
             except Exception as error:

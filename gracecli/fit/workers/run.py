@@ -40,6 +40,7 @@ def run_worker(
     config: FitConfig, cluster: Cluster, progress: Progress | None = None, resume: bool = False, force: bool = False
 ) -> FitResult:
     """Fit as one worker of a cluster whose others are started elsewhere."""
+    chosen = progress if progress is not None and cluster.rank == 0 else Progress(quiet=True)
+    chosen.message(f"waiting for {cluster.size - 1} more of {cluster.size} workers")
     team = CollectiveTeam(cluster, config.training.threads)
-    chosen = progress if team.chief else Progress(quiet=True)
     return create_trainer(config, chosen, resume=resume, force=force, team=team).run()

@@ -159,6 +159,8 @@ class CollectiveTeam(Team):
 
 
 def _reason(error: Exception) -> str:
+    if "heartbeat" in str(error):
+        return "it does not answer any more"
     lines = [line.strip() for line in str(error).splitlines() if "abort" in line.lower() or "closed" in line.lower()]
     return (lines or [type(error).__name__])[0]
 

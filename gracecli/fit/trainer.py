@@ -331,9 +331,8 @@ class Trainer:
             self.save()
         if not (self.directory / CHECKPOINT).exists():
             return WorkerLostError(f"{error.message}; there is no checkpoint yet", "start again")
-        return WorkerLostError(
-            f"{error.message}; checkpoint of step {self._last_save[1]} in {self.directory}", error.hint
-        )
+        where = f"checkpoint of step {self._last_save[1]} in {self.directory}"
+        return WorkerLostError(f"{error.message}; {where}", "continue with --resume")
 
     @property
     def _stopping(self) -> int:

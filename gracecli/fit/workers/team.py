@@ -154,7 +154,7 @@ class CollectiveTeam(Team):
             found = self._gather(self._constant(padded.view(np.int32)[None])).numpy()
         except self._errors as error:
             reason = self._explain() or f"lost the connection to another worker ({_reason(error)})"
-            raise WorkerLostError(reason, "continue with --resume") from error
+            raise WorkerLostError(reason, "start again, with --resume where there is a checkpoint") from error
         return np.ascontiguousarray(found).view(np.uint8)[:, :size]
 
 

@@ -31,8 +31,11 @@ from fine_tuning import score, subset, write_subset
 from gracecli.engine.base import Results
 from gracecli.fit.config import DataConfig, SetConfig, make_config
 from gracecli.fit.data import Frame, read_set, read_sets
+from gracecli.fit.loss import FitLoss
 from gracecli.fit.progress import Progress
+from gracecli.fit.setup import build_network
 from gracecli.fit.trainer import Trainer
+from gracecli.fit.tuning.adapter import Adapter
 from gracecli.fit.tuning.label import evaluate
 from gracecli.fit.tuning.listing import make_listing
 from gracecli.fit.tuning.shift import apply_shift
@@ -46,9 +49,9 @@ VARIANTS = {  # label: (strategy, learning rate)
     "naive": ("naive", 5e-3),
     "frozen": ("frozen", 1e-2),
     "frozen-messages": ("frozen-messages", 1e-2),
-    "replay, pseudo-labels": ("replay", 5e-3),
     "readout": ("readout", 1e-2),
     "lora (rank 8)": ("lora", 5e-3),
+    "replay, pseudo-labels": ("replay", 5e-3),
 }
 
 
@@ -71,6 +74,37 @@ def unshifted(model: Model, trainer: Trainer) -> Model:
     if trainer.data.heads:  # the base head has kept them
         return model
     return apply_shift(model, {element: -value for element, value in tuning.record["shift"]["shifts"].items()})
+
+
+class OneProgram:
+    """One compiled program for all strategies on one head: gradients by everything, of which each takes its part."""
+
+    def __init__(self) -> None:
+        self._compute: Any = None
+        self._network: Any = None
+        self._trainer: Any = None
+        self._names: list[str] = []
+
+    def serve(self, trainer: Trainer) -> None:
+        """Evaluate for this trainer from now on."""
+        if self._compute is None:
+            self._network, _ = build_network(trainer.config, trainer.data, trainer.graphs.average_neighbours)
+            loss = FitLoss(trainer.config.loss, trainer.counts)
+            self._compute = Adapter(self._network).compute(loss, trainer.config.training.radial, 1)
+        names = {id(variable): name for name, variable in trainer.network.trainable_by_name.items()}
+        self._trainer, self._names = trainer, [names[id(variable)] for variable in trainer.adapter.targets]
+        trainer.compute = self
+
+    def gradients(self, batches: Any, weights: Any = None) -> tuple[list[Any], Any]:
+        """As of :class:`gracecli.fit.compute.Compute`."""
+        for name, variable in self._network.variables_by_name.items():
+            variable.assign(self._trainer.network.variables_by_name[name])
+        found, terms = self._compute.gradients(batches, weights)
+        by_name = dict(zip(sorted(self._network.trainable_by_name), found, strict=True))
+        return [by_name[name] for name in self._names], terms
+
+    def close(self) -> None:
+        """Nothing to end: the next trainer goes on."""
 
 
 class Study:
@@ -96,6 +130,7 @@ class Study:
             ABSENT: [f for f in old if not present & set(f.atoms.numbers.tolist())],
         }
         self.present = present
+        self.program = OneProgram()
         self.before = {name: self.results(self.base, frames) for name, frames in self.old.items()}
 
     def results(self, model: Model, frames: Sequence[Frame]) -> list[Results]:
@@ -122,6 +157,8 @@ class Study:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as directory:
             trainer = Trainer(make_config(self.settings(strategy, rate, directory)), Progress(), force=True)
+            if strategy != "replay":
+                self.program.serve(trainer)
             steps = len(trainer._plan(0))
 
             def look(step: int) -> None:

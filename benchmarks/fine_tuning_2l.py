@@ -35,7 +35,6 @@ from gracecli.fit.loss import FitLoss
 from gracecli.fit.progress import Progress
 from gracecli.fit.setup import build_network
 from gracecli.fit.trainer import Trainer
-from gracecli.fit.tuning.adapter import Adapter
 from gracecli.fit.tuning.label import evaluate
 from gracecli.fit.tuning.listing import make_listing
 from gracecli.fit.tuning.shift import apply_shift
@@ -87,6 +86,8 @@ class OneProgram:
 
     def serve(self, trainer: Trainer) -> None:
         """Evaluate for this trainer from now on."""
+        from gracecli.fit.tuning.adapter import Adapter  # TensorFlow is there by now, imported quietly
+
         if self._compute is None:
             self._network, _ = build_network(trainer.config, trainer.data, trainer.graphs.average_neighbours)
             loss = FitLoss(trainer.config.loss, trainer.counts)

@@ -1,9 +1,9 @@
 """Memory of a fit that streams its data from a store, against one that holds them.
 
-    python benchmarks/fit_stream.py [--structures 20000] [--epochs 3] [--stream always|never]
+    python benchmarks/fit_stream.py [--structures 20000] [--cells 10] [--epochs 3] [--stream always|never]
 
-Makes a store of rattled copper cells of 40 atoms with random labels (memory is measured, not learning), fits a small
-model, and prints the resident memory after every epoch.
+Makes a store of rattled copper cells (of four atoms times ``--cells``) with random labels (memory is measured, not
+learning), fits a small model, and prints the resident memory after every epoch.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ def resident() -> float:
     return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def make_store(path: Path, count: int) -> None:
-    """``count`` cells of 40 atoms."""
+def make_store(path: Path, count: int, cells: int) -> None:
+    """``count`` supercells of ``cells`` fcc cells."""
     rng = np.random.default_rng(0)
-    atoms = bulk("Cu", cubic=True) * (5, 2, 1)
+    atoms = bulk("Cu", cubic=True) * (cells, 1, 1)
+    size = len(atoms)
 
     def entries(number: int) -> list[Entry]:
         return [
             Entry(
                 numbers=atoms.numbers,
-                positions=atoms.positions + rng.normal(scale=0.1, size=(40, 3)),
+                positions=atoms.positions + rng.normal(scale=0.1, size=(size, 3)),
                 cell=atoms.cell.array,
                 pbc=(True, True, True),
-                energy=float(rng.normal(-140.0, 0.5)),
+                energy=float(rng.normal(-3.5 * size, 0.5)),
                 free_energy=True,
-                forces=rng.normal(size=(40, 3)),
+                forces=rng.normal(size=(size, 3)),
                 stress=rng.normal(scale=0.01, size=6),
             )
             for _ in range(number)
@@ -70,12 +71,13 @@ def main() -> None:
     """Run one fit."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--structures", type=int, default=20000)
+    parser.add_argument("--cells", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--stream", default="always")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.h5"
-        make_store(path, options.structures)
+        make_store(path, options.structures, options.cells)
         print(
             f"{options.structures} structures, {path.stat().st_size / 1e6:.0f} MB; {resident():.0f} MB before the fit"
         )

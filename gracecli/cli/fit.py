@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gracecli.fit.trainer import FitResult
 
 _TRAINING_OPTIONS = (
-    "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "engine", "max_time", "seed",
+    "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "engine", "workers", "max_time",
+    "seed",
 )  # fmt: skip
 _POSITIVE = click.IntRange(min=1)
 
@@ -46,6 +47,8 @@ _POSITIVE = click.IntRange(min=1)
 )
 @click.option("--threads", type=_POSITIVE, metavar="N", help="Processors.  [default: all; TensorFlow: 1]")
 @click.option("--engine", metavar="NAME", help="auto, tensorflow or native: what training runs on.  [default: auto]")
+@click.option("--workers", type=_POSITIVE, metavar="N", help="Processes of this machine that share every step.")
+@click.option("--hosts", metavar="A,B,...", help="One host (or host:port) per worker, when srun or mpirun starts them.")
 @click.option("--max-time", metavar="TIME", help="Stop with a checkpoint after, say, 50min; the schedule stays.")
 @tuning_options
 @click.option("--seeds", metavar="A,B,...", help="An ensemble: one fit per seed, and what they say together.")
@@ -59,6 +62,7 @@ def command(
     inputs: tuple[str, ...],
     init: bool,
     seeds: str | None,
+    hosts: str | None,
     resume: bool,
     force: bool,
     as_json: bool,
@@ -78,6 +82,8 @@ def command(
       grace fit train.extxyz --preset 1l-small --epochs 200 -o si
       grace fit store.h5:set=train --seeds 1,2,3 -o ensemble
       grace fit fit.toml --max-time 50min
+      grace fit fit.toml --workers 4
+      srun -N 2 grace fit fit.toml --hosts node1,node2
       grace fit fit.toml --resume
       grace fit new.extxyz --from grace-1l-9el --strategy frozen -o tuned
 
@@ -94,15 +100,27 @@ def command(
         return
     from gracecli.fit.progress import Progress
     from gracecli.fit.start import create_trainer, is_linear
+    from gracecli.fit.workers.cluster import find_cluster
 
-    if not is_linear(config):
-        _limit_threads(config.training.threads)
-
-    if seeds is not None:
-        _run_ensemble(config, _seeds(seeds), resume, force, as_json)
-        return
+    cluster = find_cluster(config.training.workers, hosts.replace(",", " ").split() if hosts else ())
     progress = Progress(quiet=verbosity() < 0)
-    result = create_trainer(config, progress, resume=resume, force=force).run()
+    if cluster is not None:
+        from gracecli.fit.workers.run import run_cluster
+
+        if seeds is not None:
+            raise UsageError(
+                "--seeds with several workers", "fit one seed at a time (--seed), or leave out the workers"
+            )
+        result = run_cluster(config, cluster, progress, resume, force)
+        if cluster.rank > 0:  # the chief has the word
+            click.get_current_context().exit(0 if result.completed else NotConvergedError.exit_code)
+    else:
+        if not is_linear(config):
+            _limit_threads(config.training.threads)
+        if seeds is not None:
+            _run_ensemble(config, _seeds(seeds), resume, force, as_json)
+            return
+        result = create_trainer(config, progress, resume=resume, force=force).run()
     if as_json:
         _emit(result)
     else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -256,8 +256,19 @@ def _first_fit(
     return full, rest
 
 
+class Packer(Protocol):
+    """What packs structures: all of :class:`GraphSet` that training steps ask for."""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether structures are read when they are packed."""
+
+    def pack(self, members: Sequence[int], capacities: Mapping[int, Capacity]) -> FitBatch:
+        """Pack structures of one class into one batch."""
+
+
 def packed_steps(
-    graphs: GraphSet, plan: Sequence[Sequence[tuple[int, ...]]], capacities: Mapping[int, Capacity]
+    graphs: Packer, plan: Sequence[Sequence[tuple[int, ...]]], capacities: Mapping[int, Capacity]
 ) -> Iterator[list[FitBatch]]:
     """Batches of the steps of a plan; frames in stores are read one step ahead, beside the arithmetic."""
     if not graphs.streamed:
@@ -275,7 +286,7 @@ def packed_steps(
             yield waiting.result()
 
 
-def _pack_step(graphs: GraphSet, step: Sequence[tuple[int, ...]], capacities: Mapping[int, Capacity]) -> list[FitBatch]:
+def _pack_step(graphs: Packer, step: Sequence[tuple[int, ...]], capacities: Mapping[int, Capacity]) -> list[FitBatch]:
     return [graphs.pack(members, capacities) for members in step]
 
 

@@ -70,17 +70,23 @@ class Compute:
         Batches may be evaluated at the same time; their gradients are added in order, so the result does not depend
         on the number of threads.
         """
+        (total, terms), *others = self.each(batches, weights)
+        for gradients, more in others:
+            total = self._add(total, gradients)
+            terms = terms + more
+        return list(total), terms
+
+    def each(
+        self, batches: Sequence[FitBatch], weights: tuple[float, float, float] | None = None
+    ) -> list[tuple[list[tf.Tensor], np.ndarray]]:
+        """As :meth:`gradients`, batch by batch."""
         factors = tf.constant(weights or self._loss.weights, tf.float64)
         inputs = [(*_tensors(batch), factors) for batch in batches]
         if self._pool is None or len(inputs) == 1:
             results = [self._gradient(*entry) for entry in inputs]
         else:
             results = list(self._pool.map(lambda entry: self._gradient(*entry), inputs))
-        total, terms = results[0]
-        for gradients, more in results[1:]:
-            total = self._add(total, gradients)
-            terms = terms + more
-        return list(total), terms.numpy()
+        return [(gradients, terms.numpy()) for gradients, terms in results]
 
     def predict(self, batch: FitBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies (structures,) in eV, forces (atoms, 3) in eV/Å, stresses (structures, 6) in eV/Å^3, padded."""

@@ -160,6 +160,8 @@ class TrainingConfig:
         0: all that this process may use (TensorFlow: one). Weights do not depend on it.
     engine : str
         auto (on CPUs in fp64 the native engine, where it is installed and knows the model), tensorflow or native.
+    workers : int
+        Processes that share every step (:mod:`gracecli.fit.workers`).
     optimizer : str
         adam (AdamW with weight_decay), amsgrad, or lbfgs (small models; an epoch is ``lbfgs_iterations`` iterations).
     lbfgs_iterations : int
@@ -201,6 +203,7 @@ class TrainingConfig:
     batches_per_step: int = 1
     threads: int = 0
     engine: str = "auto"
+    workers: int = 1
     optimizer: str = "adam"
     lbfgs_iterations: int = 50
     schedule: str = "cosine"
@@ -300,9 +303,9 @@ class FitConfig:
         return dataclasses.asdict(self)
 
     def trajectory_hash(self) -> str:
-        """Hash of every setting that the weights depend on (not of time limits, threads and folders)."""
+        """Hash of every setting that the weights depend on (not of time limits, threads, workers and folders)."""
         content = self.to_dict()
-        for key in ("max_time", "threads", "checkpoint_minutes", "checkpoint_steps"):
+        for key in ("max_time", "threads", "workers", "checkpoint_minutes", "checkpoint_steps"):
             del content["training"][key]
         del content["output"]
         # the content of what is trained on counts (see FitData.identity), not where it lies
@@ -457,8 +460,8 @@ _CHOICES = {
     ("training", "radial"): ("projected", "exact"),
 }
 _POSITIVE = (
-    "epochs", "batch_atoms", "batches_per_step", "learning_rate", "clip_norm", "validate_every", "lbfgs_iterations",
-    "plateau_patience",
+    "epochs", "batch_atoms", "batches_per_step", "workers", "learning_rate", "clip_norm", "validate_every",
+    "lbfgs_iterations", "plateau_patience",
 )  # fmt: skip
 
 

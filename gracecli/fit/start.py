@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gracecli.errors import UsageError
 from gracecli.fit.config import FitConfig
 from gracecli.fit.trainer import Trainer
 
@@ -14,7 +15,18 @@ def is_linear(config: FitConfig) -> bool:
 
 
 def create_trainer(config: FitConfig, *arguments: Any, **options: Any) -> Trainer:
-    """A :class:`Trainer`, or the one that solves linear models directly; parameters as of both."""
+    """A :class:`Trainer`, or the one that solves linear models directly; parameters as of both.
+
+    Raises
+    ------
+    UsageError
+        Several workers, but no team of them.
+    """
+    if config.training.workers > 1 and options.get("team") is None:
+        raise UsageError(
+            f"this would be one process, not training.workers = {config.training.workers}",
+            "gracecli.fit.workers.run.run_cluster starts them, or leave workers out",
+        )
     if is_linear(config):
         from gracecli.fit.linear.trainer import LinearTrainer
 

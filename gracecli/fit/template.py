@@ -70,6 +70,7 @@ _COMMENTS = {
     "training.batches_per_step": "batches whose gradients are summed per step",
     "training.threads": "processors; 0: all (TensorFlow: one)",
     "training.engine": "auto | tensorflow | native",
+    "training.workers": "processes that share every step",
     "training.optimizer": "adam | amsgrad | lbfgs (small models)",
     "training.lbfgs_iterations": "per epoch",
     "training.schedule": "cosine | linear | exponential | constant | plateau",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gracecli.errors import GraceError, InputError, PhysicsError
-from gracecli.fit.batches import GraphSet, epoch_plan, fill_fraction, packed_steps, sequential_plan
+from gracecli.fit.batches import FitBatch, GraphSet, epoch_plan, fill_fraction, packed_steps, sequential_plan
 from gracecli.fit.checkpoint import (
     Checkpoint,
     FitState,
@@ -41,9 +41,13 @@ from gracecli.fit.training_grade import grade_file, summary
 from gracecli.fit.tuning.listing import make_listing
 from gracecli.fit.tuning.replay import LABELLED
 from gracecli.fit.tuning.start import PREPARED
+from gracecli.fit.workers.share import Dealer, SharedCompute, shared_predictions
+from gracecli.fit.workers.team import Team, WorkerLostError
 
 CHECKPOINT, MODEL, LOG = "checkpoint.npz", "model.grace", "log.csv"
 REPORT, PAGE = "report.json", "report.html"
+COMPARE_STEPS = 100
+"""Steps after which workers compare their weights, besides the end of every epoch."""
 
 
 class TrainingInterrupted(GraceError):
@@ -118,8 +122,11 @@ class _Stop:
         self.signal_number = number
 
     @property
-    def due(self) -> bool:
-        return self.signal_number is not None or (self.deadline is not None and time.monotonic() > self.deadline)
+    def wish(self) -> int:
+        """0: go on; 1: the time is over; 2: a signal came."""
+        if self.signal_number is not None:
+            return 2
+        return int(self.deadline is not None and time.monotonic() > self.deadline)
 
 
 class Trainer:
@@ -135,6 +142,8 @@ class Trainer:
         Start anew although the folder holds a fit.
     after_step : callable, optional
         Called with the number of steps done (for tests and tools).
+    team : Team, optional
+        The workers that share every step, of which this is one; files are the chief's.
     """
 
     def __init__(
@@ -144,15 +153,23 @@ class Trainer:
         resume: bool = False,
         force: bool = False,
         after_step: Callable[[int], None] | None = None,
+        team: Team | None = None,
     ) -> None:
         self.config = config
+        self.team = team or Team()
         self.directory = Path(config.output.directory)
         self._say = progress or Progress(quiet=True)
         self._after_step = after_step
         limit = config.training.max_time
         self._stop = _Stop(None if limit is None else time.monotonic() + parse_time(limit))
-        self._prepare_directory(resume, force)
+        if self.team.chief:
+            self._prepare_directory(resume, force)
+        in_turn = config.tuning.strategy is not None  # the chief writes what the others then read
+        if in_turn and not self.team.chief:
+            self.team.wait()
         self.data: FitData = prepare_data(config, self._say.message, self.directory / PREPARED)
+        if in_turn and self.team.chief:
+            self.team.wait()
         self.graphs = self.data.make_graphs(self.data.train)
         self._build()
         self.state = FitState()
@@ -162,6 +179,7 @@ class Trainer:
         self._last_save = (0.0, 0)
         if resume:
             self._resume()
+        self._compare("at the start", everything=True)
 
     # --- construction -----------------------------------------------------------------------------------------------
 
@@ -205,6 +223,8 @@ class Trainer:
         maker = EvaluationMaker(training, self._say.message)
         self.compute = self.adapter.compute(FitLoss(self.config.loss, self.counts), maker)
         self.engine = maker.name
+        if self.team.size > 1:
+            self._share()
         atoms, rows = fill_fraction(self.graphs, plan, self.capacities)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.network.trainable_by_name.values())
         self._say.message(
@@ -217,6 +237,24 @@ class Trainer:
             f"({100 * atoms:.0f} % and {100 * rows:.0f} % filled); engine {self.engine}"
         )
 
+    def _share(self) -> None:
+        """Deal batches out to the workers of the team."""
+        training, targets = self.config.training, self.adapter.targets
+        sizes = training.batch_atoms, training.batches_per_step
+        self._dealer = Dealer(self.graphs, self.capacities, *sizes, self.team)
+        self.compute = SharedCompute(self.compute, self.team, targets, self._dealer.rows, lambda: self._stop.wish)
+        self._say.message(self._dealer.describe())
+
+    def _compare(self, when: str, everything: bool = False) -> None:
+        """Make sure that all workers hold the same numbers."""
+        if self.team.size == 1:
+            return
+        contents = {"weights": b"".join(value.tobytes() for value in self.optimizer.weights().values())}
+        if everything:
+            fixed = f"{self.blueprint.to_json()} {self.capacities} {self.counts} {self._plan(0)}"
+            contents = {"settings or data": self.identity.encode(), "batches": fixed.encode(), **contents}
+        self.team.agree(when, contents)
+
     @property
     def identity(self) -> str:
         """Hash of settings and data, which a checkpoint must match."""
@@ -226,6 +264,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
+        if not self.team.chief:
+            return
         arrays = self.optimizer.state() | prefixed("best", self._best)
         self.state.seconds += time.monotonic() - self._clock
         self._clock = time.monotonic()
@@ -264,10 +304,10 @@ class Trainer:
         self._clock = time.monotonic()
         self._last_save = (self._clock, self.state.step)
         self._stop.install()
-        self._events = EventLog(self.directory if self.config.output.tensorboard else None)
+        self._events = EventLog(self.directory if self.config.output.tensorboard and self.team.chief else None)
         try:
             begun = False
-            while self.state.epoch < epochs and not self._stop.due and not self.finished_early:
+            while self.state.epoch < epochs and not self._stopping and not self.finished_early:
                 plan = self._plan(self.state.epoch)
                 if not begun:
                     self._say.begin(self.state.step, self.state.step + len(plan) * (epochs - self.state.epoch))
@@ -276,17 +316,35 @@ class Trainer:
                 if run(plan):
                     self._end_epoch(plan)
             self.save()
-            if self._stop.signal_number is not None:
+            if self._stopping == 2:
                 raise TrainingInterrupted(
                     f"interrupted at epoch {self.state.epoch + 1}; checkpoint saved in {self.directory}",
                     "continue with --resume",
                 )
             return self._finish()
+        except WorkerLostError as error:
+            raise self._rescued(error) from error
         finally:
             self._stop.restore()
             self._say.close()
             self._events.close()
             self.compute.close()
+
+    def _rescued(self, error: WorkerLostError) -> WorkerLostError:
+        """Save the last whole step; the error, with where it is."""
+        if not self.team.chief:
+            return error
+        if self.config.training.optimizer != "lbfgs":  # there the weights are somewhere on a line
+            self.save()
+        if not (self.directory / CHECKPOINT).exists():
+            return WorkerLostError(f"{error.message}; there is no checkpoint yet", "start again")
+        where = f"checkpoint of step {self._last_save[1]} in {self.directory}"
+        return WorkerLostError(f"{error.message}; {where}", "continue with --resume")
+
+    @property
+    def _stopping(self) -> int:
+        """Why the run has to end before its last epoch (0: it has not to); workers agree on it in every step."""
+        return self.team.stop if self.team.size > 1 else self._stop.wish
 
     @property
     def finished_early(self) -> bool:
@@ -301,9 +359,9 @@ class Trainer:
     def _run_epoch(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> bool:
         """Steps from the present position; False when the run has to stop before the end of the epoch."""
         state, training = self.state, self.config.training
-        coming = packed_steps(self.graphs, plan[state.position :], self.capacities)
+        coming = self._packed(plan[state.position :])
         while state.position < len(plan):
-            if self._stop.due:
+            if self._stopping:
                 return False
             batches = next(coming)
             progress = progress_of(state.epoch, state.position, len(plan), training.epochs)
@@ -320,10 +378,18 @@ class Trainer:
             state.position += 1
             state.sums = [a + float(b) for a, b in zip(state.sums, (*terms, norm), strict=True)]
             self._say.step(progress, state.epoch, float(terms.sum()))
+            if state.step % COMPARE_STEPS == 0:
+                self._compare(f"after step {state.step}")
             self._save_if_due()
             if self._after_step is not None:
                 self._after_step(state.step)
         return True
+
+    def _packed(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> Iterator[list[FitBatch]]:
+        """Batches of the steps of a plan, of each the part of this worker."""
+        if self.team.size == 1:
+            return packed_steps(self.graphs, plan, self.capacities)
+        return packed_steps(self._dealer, self._dealer.own(plan), self.capacities)
 
     def _learning_rate(self, progress: float) -> float:
         return learning_rate(self.config.training, progress, self.state.log)
@@ -338,7 +404,7 @@ class Trainer:
             self.adapter.push()
             total: list[Any] = []
             terms = np.zeros(3)
-            for batches in packed_steps(self.graphs, plan, self.capacities):
+            for batches in self._packed(plan):
                 gradients, more = self.compute.gradients(batches, weights)
                 total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
                 terms = terms + more
@@ -351,7 +417,7 @@ class Trainer:
 
         try:
             iterations, decay = training.lbfgs_iterations, training.weight_decay
-            done = run_epoch(self.optimizer, evaluate, iterations, decay, lambda: self._stop.due, step)
+            done = run_epoch(self.optimizer, evaluate, iterations, decay, lambda: bool(self._stopping), step)
             self.adapter.push()
         except LbfgsStoppedError:
             return False
@@ -367,6 +433,7 @@ class Trainer:
 
     def _end_epoch(self, plan: Sequence[Sequence[tuple[int, ...]]]) -> None:
         state, training = self.state, self.config.training
+        self._compare(f"after epoch {state.epoch + 1}")
         steps = len(plan)
         energy, forces, stress, norm = (value / steps for value in state.sums)
         end = progress_of(state.epoch + 1, 0, steps, training.epochs)
@@ -386,8 +453,9 @@ class Trainer:
         row["seconds"] = state.seconds + time.monotonic() - self._clock
         state.log.append(row)
         state.epoch, state.position, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0, 0.0]
-        write_log(self.directory / LOG, state.log)
-        self._events.epoch(row)
+        if self.team.chief:
+            write_log(self.directory / LOG, state.log)
+            self._events.epoch(row)
         if training.optimizer == "lbfgs":
             self._save_if_due()
         self._say.epoch(row, training.epochs, end)
@@ -421,7 +489,7 @@ class Trainer:
         found: dict[int, Prediction] = {}
         batch_atoms = self.config.training.batch_atoms
         capacities = graphs.capacities(batch_atoms, at_least=self.capacities)  # usually the shapes of training
-        for members in sequential_plan(graphs, capacities):
+        for members in list(sequential_plan(graphs, capacities))[self.team.rank :: self.team.size]:
             packed = graphs.pack(members, capacities)
             energy, forces, stress = self.compute.predict(packed)
             offset = packed.batch.atom_offset
@@ -432,6 +500,7 @@ class Trainer:
                     forces[offset[number] : offset[number + 1]],
                     stress[number] if periodic else np.full(6, np.nan),
                 )
+        found = shared_predictions(found, self.team)
         return [found[i] for i in range(len(graphs))]
 
     # --- the end ----------------------------------------------------------------------------------------------------
@@ -439,6 +508,8 @@ class Trainer:
     def _write_model(self, weights: dict[str, np.ndarray], metrics: dict[str, Any]) -> None:
         from gracecli.model.modelfile import save_model
 
+        if not self.team.chief:
+            return
         metadata = model_metadata(self.config, self.data, self.blueprint, self.state, metrics)
         save_model(self.directory / MODEL, self.adapter.model(self.blueprint, weights, metadata), overwrite=True)
 
@@ -457,12 +528,9 @@ class Trainer:
                 self.predictions[name] = predictions
                 shown["validation" if name == "valid" else name] = (frames, predictions)
         self._write_model(best, metrics)
-        if self.state.log:
-            plot_curves(self.state.log, self.directory / "curves.png", self.state.best_epoch)
-        plot_parity(shown, self.directory / "parity.png")
         completed = self.state.epoch >= self.config.training.epochs or self.finished_early
         gamma = None
-        if completed and self.config.output.gamma:
+        if completed and self.config.output.gamma and self.team.chief:
             gamma = grade_file(self.directory / MODEL, self.data, self.graphs, self.config.training.seed)
             self._say.message(f"extrapolation grade {summary(gamma)}")
         result = FitResult(
@@ -478,6 +546,11 @@ class Trainer:
             parameters=self.parameters,
             gamma=gamma,
         )
+        if not self.team.chief:
+            return result
+        if self.state.log:
+            plot_curves(self.state.log, self.directory / "curves.png", self.state.best_epoch)
+        plot_parity(shown, self.directory / "parity.png")
         write_report(self.directory / REPORT, result, self.config)
         title = self.config.output.name or f"{self.config.model.preset} {'-'.join(self.data.elements)}"
         write_page(self.directory / PAGE, result, self.config, title, self.data.reports)

@@ -5,10 +5,16 @@ r"""Weights of structures in the loss: uniform, or larger for lower energies.
 
     u = c / (e - e_hull + delta)^2                c: mean of u over the training structures is 1
 
-as in A. Bochkarev, Y. Lysogorskiy, S. Menon, M. Qamar, M. Mrovec, R. Drautz, "Efficient parametrization of the atomic
-cluster expansion", Phys. Rev. Materials 6, 013804 (2022). It multiplies the weight of the set; energy, forces and
-stress of a structure share it. e_hull is the lowest energy per atom that any mixture of training structures reaches at
-the composition x of the structure, a small linear program:
+It multiplies the weight of the set; energy, forces and stress of a structure share it.
+
+The idea is that of the energy-based weighting of pacemaker (A. Bochkarev, Y. Lysogorskiy, S. Menon, M. Qamar,
+M. Mrovec, R. Drautz, "Efficient parametrization of the atomic cluster expansion", Phys. Rev. Materials 6, 013804
+(2022)), not its whole: delta plays the part of its setting DE ("delta_E shift for weights"). Not here are weights of
+single forces with a shift DF of their own, the limits DEup and DFup beyond which structures are left out, and the share
+wlow of all weights that goes to the range up to DElow. The square was not checked against the printed formula.
+
+e_hull is the lowest energy per atom that any mixture of training structures reaches at the composition x of the
+structure, a small linear program:
 
     e_hull(x) = min sum_k a_k e_k,    sum_k a_k x_k = x,    a_k >= 0
 

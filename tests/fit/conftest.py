@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from gracecli.fit.workers.team import Team, WorkerLostError
 
 TINY = {
     "lmax": 1, "order": 2, "n_radial": 4, "n_product": 4, "n_density": 3, "n_basis": 5,
@@ -74,3 +78,60 @@ def tiny_settings(path: Path, directory: Path, **training) -> dict:
         "training": {"epochs": 3, "batch_atoms": 16, "learning_rate": 0.01, **training},
         "output": {"directory": str(directory), "gamma": False},  # see test_training_grade.py
     }
+
+
+class ThreadTeam(Team):
+    """Workers that are threads of one process; ``lose(n)``: the n-th gather from now on fails."""
+
+    def __init__(self, rank: int, blocks: list, barrier: threading.Barrier) -> None:
+        self.rank, self.size = rank, len(blocks)
+        self._blocks, self._barrier = blocks, barrier
+        self._left = -1
+
+    def lose(self, gathers: int) -> None:
+        self._left = gathers
+
+    def gather(self, block):
+        self._left -= 1
+        if self._left == 0:
+            self._barrier.abort()
+        try:
+            self._blocks[self.rank] = block
+            self._barrier.wait(60)
+            found = np.stack(self._blocks)
+            self._barrier.wait(60)
+        except threading.BrokenBarrierError as error:
+            raise WorkerLostError("a worker is gone", "continue with --resume") from error
+        return found
+
+
+def teams(size: int) -> list[ThreadTeam]:
+    blocks, barrier = [None] * size, threading.Barrier(size)
+    return [ThreadTeam(rank, blocks, barrier) for rank in range(size)]
+
+
+@pytest.fixture(scope="session")
+def thread_teams():
+    """``thread_teams(size)``: connected workers, to be used by a thread each."""
+    return teams
+
+
+@pytest.fixture(scope="session")
+def together():
+    """``together(settings, size, change)``: results (or what was raised) of every worker of a fit."""
+    from gracecli.fit.config import make_config
+    from gracecli.fit.trainer import Trainer
+
+    def run(content, size: int, change=lambda trainer: None, **options) -> list:
+        def work(team: ThreadTeam):
+            try:
+                trainer = Trainer(make_config(content) if isinstance(content, dict) else content, team=team, **options)
+                change(trainer)
+                return trainer.run()
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(work, teams(size)))
+
+    return run

@@ -87,6 +87,15 @@ def test_weights_are_the_same_bit_for_bit(stored, tmp_path, settings):
     assert all(states[0][name].tobytes() == states[1][name].tobytes() for name in states[0])
 
 
+@pytest.mark.slow
+def test_two_workers_read_their_own_from_the_store(stored, tmp_path, settings, together):
+    Trainer(settings_for(settings, stored, tmp_path / "memory", "never")).run()
+    results = together(settings_for(settings, stored, tmp_path / "streamed", "always"), 2)
+    assert results[0].completed, results
+    states = [load_checkpoint(tmp_path / name / "checkpoint.npz").arrays for name in ("memory", "streamed")]
+    assert all(states[0][name].tobytes() == states[1][name].tobytes() for name in states[0])
+
+
 def test_what_cannot_be_streamed_is_said(stored, copper):
     with pytest.raises(UsageError, match="none of the training sets is a store"):
         stream_sets([SetConfig(str(copper))], DataConfig())

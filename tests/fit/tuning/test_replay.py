@@ -53,6 +53,18 @@ def test_two_heads_on_one_body(replay, tmp_path, base, evaluated, silver, copper
 
 
 @pytest.mark.slow
+def test_two_workers_give_the_bits_of_one_process(replay, tmp_path, together):
+    """Heads are summed apart, as one process does; the others wait until the chief has prepared the start."""
+    training = {"epochs": 2, "ema": 0.0}
+    Trainer(make_config(replay(tmp_path / "one", **training))).run()
+    results = together(replay(tmp_path / "two", **training), 2)
+    assert results[0].completed, results
+    one, two = (load_checkpoint(tmp_path / name / "checkpoint.npz").arrays for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+
+@pytest.mark.slow
 def test_the_reported_errors_are_those_of_the_heads(replay, tmp_path, evaluated):
     trainer = Trainer(make_config(replay(tmp_path / "fit")))
     result = trainer.run()

@@ -1,0 +1,1 @@
+"""Training by several processes: who they are, what they tell each other, and how a step is shared."""

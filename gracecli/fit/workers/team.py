@@ -171,8 +171,11 @@ def _share_processors(tf: Any, cluster: Cluster, threads: int) -> None:
     if threads > 1:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    elif "TF_NUM_INTRAOP_THREADS" not in os.environ:
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // cluster.on_this_host))
+    else:
+        own = max(1, cores // cluster.on_this_host)
+        os.environ.setdefault("OMP_NUM_THREADS", str(own))  # for the native engine
+        if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+            tf.config.threading.set_intra_op_parallelism_threads(own)
     if tf.config.list_physical_devices("GPU"):
         raise UsageError("several workers on GPUs are not supported", 'hide them: CUDA_VISIBLE_DEVICES=""')
 

@@ -86,19 +86,28 @@ class NativeCompute:
     def gradients(
         self, batches: Sequence[FitBatch], weights: tuple[float, float, float] | None = None
     ) -> tuple[list[tf.Tensor], np.ndarray]:
-        """Gradient of the loss of one step, and its terms (energy, forces, stress)."""
+        """Gradient of the loss of one step, and its terms (energy, forces, stress); batches are added in order."""
+        (total, terms), *others = self.each(batches, weights)
+        for gradients, more in others:
+            total, terms = [a + b for a, b in zip(total, gradients, strict=True)], terms + more
+        return total, terms
+
+    def each(
+        self, batches: Sequence[FitBatch], weights: tuple[float, float, float] | None = None
+    ) -> list[tuple[list[tf.Tensor], np.ndarray]]:
+        """Gradient and terms of every batch."""
         self._engine.update(self._program.code, self._program.numbers())
         factors = tf.constant(weights or self._loss.weights, tf.float64)
-        total = np.zeros(self._program.size)
-        terms = np.zeros(3)
+        results = []
         for batch in batches:
+            total = np.zeros(self._program.size)
             bonds = _Bonds(batch)
             labels = Labels(*map(tf.constant, batch.labels))
             found = self._loss_gradients(*self._evaluate(batch, bonds), labels, factors)
-            more, by_energy, by_forces, by_stress = (x.numpy() for x in found)
-            terms += more
+            terms, by_energy, by_forces, by_stress = (x.numpy() for x in found)
             self._add_gradient(bonds, by_energy, by_forces, by_stress, total)
-        return self._program.pull_back(total), terms
+            results.append((self._program.pull_back(total), terms))
+        return results
 
     def predict(self, batch: FitBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies (structures,) in eV, forces (atoms, 3) in eV/Å, stresses (structures, 6) in eV/Å^3, padded."""

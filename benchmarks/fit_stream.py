@@ -3,7 +3,9 @@
     python benchmarks/fit_stream.py [--structures 20000] [--cells 10] [--epochs 3] [--stream always|never]
 
 Makes a store of rattled copper cells (of four atoms times ``--cells``) with random labels (memory is measured, not
-learning), fits a small model, and prints the resident memory after every epoch.
+learning), fits a small model, and prints the resident memory after every epoch, which must not grow: with 6,000
+structures of 8 atoms (--structures 6000 --cells 2 --epochs 10) it was 677 MB before training, 851 MB after the first
+epoch, 876 MB after the fourth and still after the tenth.
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ def plot_curves(log: Sequence[Mapping[str, Any]], path: Path, best_epoch: int = 
     names = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}
     for axis, (name, unit) in zip((axes[0, 1], axes[0, 2], axes[1, 0]), names.items(), strict=True):
         series = {kind.upper(): _column(log, f"valid_{name}_{kind}") for kind in ("mae", "rmse")}
-        _curves(axis, epochs, series, f"validation {name} ({unit})")
+        title = f"validation {name} ({unit})"
+        if all(np.isnan(column).all() for column in series.values()):  # no validation: what the loss is made of
+            series, title = {"": _column(log, f"loss_{name}")}, f"{name} in the loss"
+        _curves(axis, epochs, series, title)
     _curves(axes[1, 1], epochs, {"": _column(log, "learning_rate")}, "learning rate")
     _curves(axes[1, 2], epochs, {"": _column(log, "gradient_norm")}, "mean gradient norm")
     for axis in axes.flat:

@@ -253,7 +253,7 @@ def main() -> None:
     weights = sum(int(np.prod(value.shape)) for value in study.base.weights.values())
     document["title"] = (
         f"two-layer model of {', '.join(study.base.elements)} ({weights:,} numbers) tuned to {len(study.train)} "
-        f"structures of {NEW}, {arguments.epochs} epochs; tests: {len(study.new_test)} new, "
+        f"structures of {NEW}, {arguments.epochs} epochs\ntests: {len(study.new_test)} new, "
         f"{' + '.join(str(len(frames)) for frames in study.old.values())} old structures"
     )
     for label, (strategy, rate) in VARIANTS.items():

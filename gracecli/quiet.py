@@ -113,3 +113,11 @@ def import_tensorflow() -> Any:
     # a program per rung of the shape ladder is meant; TensorFlow would warn about retracing
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return tensorflow
+
+
+def settle_xla(tf: Any) -> None:
+    """Let XLA say now, to nobody, what it says once per process (``Compiled cluster using XLA!``)."""
+    if os.environ.get("GRACE_TF_VERBOSE") == "1":
+        return
+    with stderr_closed():
+        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))

@@ -200,9 +200,9 @@ class Trainer:
             ) from error
 
     def _build(self) -> None:
-        from gracecli.quiet import import_tensorflow
+        from gracecli.quiet import import_tensorflow, settle_xla
 
-        import_tensorflow()
+        settle_xla(import_tensorflow())
         from gracecli.fit.optimizer import Optimizer
 
         training = self.config.training

@@ -53,7 +53,7 @@ def test_a_strategy_that_would_move_nothing_is_refused():
 
 
 @pytest.mark.parametrize("strategy", ["frozen", "frozen-messages"])
-@pytest.mark.parametrize("precision", [pytest.param("fp64", marks=pytest.mark.slow), "fp32"])
+@pytest.mark.parametrize("precision", ["fp64", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_elements_absent_from_the_data_keep_every_bit(
     strategy, precision, tune, silver, base, evaluated, same_bits, emt_structures
 ):

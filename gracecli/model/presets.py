@@ -20,7 +20,7 @@ Table III. ``generation=`` chooses the other one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -233,34 +233,29 @@ def _densities(name: str, sources: Sequence[str], n: int, allowed: bp.LPList = S
 
 
 def _fs(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: Sizes) -> None:
-    order, lmax, n = sizes.order, sizes.lmax, sizes.n_radial
-    if len(lmax) < order or len(n) < order:
-        raise UsageError(f"preset fs of order {order} needs {order} values of lmax and n_radial")
-    nodes.append(bp.LinearRadial(name="R", basis=basis, n_radial=n[0], lmax=lmax[0]))
-    _common(nodes, symbols, sizes)
-    nodes.append(
-        bp.Density(name="A", radial="R", harmonics="Y", embedding="Z", average_neighbours=sizes.average_neighbours)
-    )
-    names = ["A"]
-    if order >= 2:
-        nodes.append(_product("AA", "A", "A", lmax[1], 3, crop=n[1]))
-        names.append("AA")
-    if order >= 3:
-        nodes.append(_product("AAA", "AA", "A", lmax[2], 0, crop=n[2], max_sum_l=6))
-        names.append("AAA")
-    if order >= 4:
-        nodes.append(_product("AAAA", "AA", "AA", lmax[3], 0, crop=n[3], max_sum_l=4, history_left=3, history_right=3))
-        names.append("AAAA")
-    nodes.append(bp.InitialEnergy(name="atomic_energy"))
-    nodes.append(_densities("E", names, len(sizes.fs_parameters)))
-    nodes.append(bp.FinnisSinclairReadout(name="FSOut2ScalarTarget", sources=("E",), parameters=sizes.fs_parameters))
+    _powers(nodes, basis, symbols, sizes, "fs", lambda lmax: 3, {"max_sum_l": 6}, lambda lmax: {
+        "max_sum_l": 4, "history_left": 3, "history_right": 3,
+    })  # fmt: skip
 
 
 def _linear(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: Sizes) -> None:
     """As _fs, with all couplings up to lmax."""
+    _powers(nodes, basis, symbols, sizes, "linear", lambda lmax: lmax, {}, lambda lmax: {
+        "lmax_left": lmax, "lmax_right": lmax, "history_left": lmax, "history_right": lmax,
+    })  # fmt: skip
+
+
+def _powers(
+    nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: Sizes, name: str,
+    second_degree: Callable[[int], int], third: dict[str, Any], fourth: Callable[[int], dict[str, Any]],
+) -> None:  # fmt: skip
+    """Products of one density with itself, all of them in one Finnis-Sinclair readout.
+
+    ``second_degree``: Lmax of AA from its lmax; ``third``, ``fourth``: limits of AAA, and of AAAA from its lmax.
+    """
     order, lmax, n = sizes.order, sizes.lmax, sizes.n_radial
     if len(lmax) < order or len(n) < order:
-        raise UsageError(f"preset linear of order {order} needs {order} values of lmax and n_radial")
+        raise UsageError(f"preset {name} of order {order} needs {order} values of lmax and n_radial")
     nodes.append(bp.LinearRadial(name="R", basis=basis, n_radial=n[0], lmax=lmax[0]))
     _common(nodes, symbols, sizes)
     nodes.append(
@@ -268,17 +263,16 @@ def _linear(nodes: list[bp.Node], basis: str, symbols: tuple[str, ...], sizes: S
     )
     names = ["A"]
     if order >= 2:
-        nodes.append(_product("AA", "A", "A", lmax[1], lmax[1], crop=n[1]))
+        nodes.append(_product("AA", "A", "A", lmax[1], second_degree(lmax[1]), crop=n[1]))
         names.append("AA")
     if order >= 3:
-        nodes.append(_product("AAA", "AA", "A", lmax[2], 0, crop=n[2]))
+        nodes.append(_product("AAA", "AA", "A", lmax[2], 0, crop=n[2], **third))
         names.append("AAA")
     if order >= 4:
-        limits = {"lmax_left": lmax[3], "lmax_right": lmax[3], "history_left": lmax[3], "history_right": lmax[3]}
-        nodes.append(_product("AAAA", "AA", "AA", lmax[3], 0, crop=n[3], **limits))
+        nodes.append(_product("AAAA", "AA", "AA", lmax[3], 0, crop=n[3], **fourth(lmax[3])))
         names.append("AAAA")
     nodes.append(bp.InitialEnergy(name="atomic_energy"))
-    nodes.append(_densities("E", names, 1))
+    nodes.append(_densities("E", names, len(sizes.fs_parameters)))
     nodes.append(bp.FinnisSinclairReadout(name="FSOut2ScalarTarget", sources=("E",), parameters=sizes.fs_parameters))
 
 

@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from gracecli.cli.many import Memory, store_options
-from gracecli.cli.options import (
-    config_option,
-    force_option,
-    json_option,
-    model_options,
-    output_option,
-    plots_option,
-    verbosity_options,
-)
+from gracecli.cli.folder_job import folder_options, reference_option
+from gracecli.cli.many import Memory
+from gracecli.cli.options import model_options
 
 
 @click.command(short_help="Elastic constants of crystals.")
@@ -34,23 +27,11 @@ from gracecli.cli.options import (
     "--strain", type=float, default=0.005, show_default=True, help="The smaller amplitude; the other is twice it."
 )
 @click.option("--all-strains", is_flag=True, help="All strain patterns, not only those that symmetry leaves.")
-@click.option(
-    "--relax",
-    type=click.Choice(["full", "positions", "none"]),
-    default="full",
-    show_default=True,
-    help="What of the reference relaxes first: cell and positions, positions, nothing.",
-)
+@reference_option("What of the reference relaxes")
 @click.option("--fmax", type=float, default=1e-4, show_default=True, help="Largest force of relaxations in eV/Å.")
 @click.option("--smax", type=float, default=1e-3, show_default=True, help="Largest stress left in the reference, GPa.")
 @click.option("--strict", is_flag=True, help="Exit 9 when a crystal is elastically unstable.")
-@store_options
-@plots_option
-@output_option
-@force_option
-@json_option
-@config_option
-@verbosity_options
+@folder_options
 def command(
     structures: tuple[str, ...],
     model: str | None,

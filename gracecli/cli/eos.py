@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from gracecli.cli.many import Memory, store_options
-from gracecli.cli.options import (
-    config_option,
-    force_option,
-    json_option,
-    model_options,
-    output_option,
-    plots_option,
-    verbosity_options,
-)
+from gracecli.cli.folder_job import folder_options, reference_option
+from gracecli.cli.many import Memory
+from gracecli.cli.options import model_options
 
 
 @click.command(short_help="Equation of state of crystals.")
@@ -38,22 +31,10 @@ from gracecli.cli.options import (
 )
 @click.option("--points", type=int, default=11, show_default=True, help="Volumes.")
 @click.option("--clamped", is_flag=True, help="Scale the cell as it is; nothing relaxes at the other volumes.")
-@click.option(
-    "--relax",
-    type=click.Choice(["full", "positions", "none"]),
-    default="full",
-    show_default=True,
-    help="What of the reference relaxes first: cell and positions, positions, nothing.",
-)
+@reference_option("What of the reference relaxes")
 @click.option("--fmax", type=float, default=1e-3, show_default=True, help="Largest force of relaxations in eV/Å.")
 @click.option("--smax", type=float, default=5e-3, show_default=True, help="Largest stress left (the shape), GPa.")
-@store_options
-@plots_option
-@output_option
-@force_option
-@json_option
-@config_option
-@verbosity_options
+@folder_options
 def command(
     structures: tuple[str, ...],
     model: str | None,

@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gracecli.cli.many import store_options
+from gracecli.cli.options import (
+    Decorated,
+    config_option,
+    force_option,
+    json_option,
+    output_option,
+    plots_option,
+    verbosity_options,
+)
 from gracecli.cli.output import emit_json, json_text, plain, progress, verbosity, warn
 from gracecli.errors import GraceError, InputError, PartialFailureError
 
@@ -20,6 +30,26 @@ if TYPE_CHECKING:
     from gracecli.engine.calculator import GraceCalculator
     from gracecli.run.structures import Structure
     from gracecli.store.results import Calculation
+
+
+def folder_options(function: Decorated) -> Decorated:
+    """What all commands that make a folder per structure take: store, pictures, output, JSON, settings, verbosity."""
+    for option in (
+        verbosity_options, config_option, json_option, force_option, output_option, plots_option, store_options,
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def reference_option(text: str) -> Callable[[Decorated], Decorated]:
+    """``--relax``: what relaxes before everything else."""
+    return click.option(
+        "--relax",
+        type=click.Choice(["full", "positions", "none"]),
+        default="full",
+        show_default=True,
+        help=f"{text} first: cell and positions, positions, nothing.",
+    )
 
 
 @dataclass

@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from gracecli.cli.many import Memory, store_options
-from gracecli.cli.options import (
-    config_option,
-    force_option,
-    json_option,
-    model_options,
-    output_option,
-    plots_option,
-    verbosity_options,
-)
+from gracecli.cli.folder_job import folder_options, reference_option
+from gracecli.cli.many import Memory
+from gracecli.cli.options import model_options
 
 
 @click.command(short_help="Phonons of crystals.")
@@ -33,13 +26,7 @@ from gracecli.cli.options import (
     "--min-length", type=float, default=15.0, show_default=True, help="Shortest vector of that supercell in Å."
 )
 @click.option("--displacement", type=float, default=0.01, show_default=True, help="Displacement in Å.")
-@click.option(
-    "--relax",
-    type=click.Choice(["full", "positions", "none"]),
-    default="full",
-    show_default=True,
-    help="What relaxes first: cell and positions, positions, nothing.",
-)
+@reference_option("What relaxes")
 @click.option(
     "--fmax", type=float, help="Largest force after that in eV/Å. [default: 1e-5, with single precision 1e-4]"
 )
@@ -64,13 +51,7 @@ from gracecli.cli.options import (
     help="Follow the worst imaginary mode to a lower structure, at most N times. [default: 0]",
 )
 @click.option("--strict", is_flag=True, help="Exit 9 when a structure is dynamically unstable.")
-@store_options
-@plots_option
-@output_option
-@force_option
-@json_option
-@config_option
-@verbosity_options
+@folder_options
 def command(
     structures: tuple[str, ...],
     model: str | None,

@@ -45,7 +45,7 @@ from gracecli.run.elastic_tensor import (
     smallest_eigenvalue,
     strain_matrix,
 )
-from gracecli.run.relax_cells import Progress, relax_cells, relaxed_reference
+from gracecli.run.relax_cells import Progress, check_limits, check_reference, relax_cells, relaxed_reference
 from gracecli.run.result import RelaxSettings
 
 if TYPE_CHECKING:
@@ -89,12 +89,10 @@ class ElasticSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageError(f"unknown method {self.method!r}", f"one of {', '.join(METHODS)}")
-        if self.relax not in ("full", "positions", "none"):
-            raise UsageError(f"unknown relaxation {self.relax!r}", "one of full, positions, none")
+        check_reference(self.relax)
         if not (np.isfinite(self.strain) and 0 < self.strain <= 0.05):
             raise UsageError(f"the strain must be above 0 and at most 0.05, not {self.strain}")
-        if not (self.fmax > 0 and self.smax > 0):
-            raise UsageError("fmax and smax must be positive")
+        check_limits(self.fmax, self.smax)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from gracecli.errors import InputError, PhysicsError, UsageError
 from gracecli.run.cell import CellMode
-from gracecli.run.relax_cells import Progress, bare, relax_cells, relaxed_reference
+from gracecli.run.relax_cells import Progress, bare, check_limits, check_reference, relax_cells, relaxed_reference
 from gracecli.run.result import RelaxSettings
 
 if TYPE_CHECKING:
@@ -80,14 +80,12 @@ class EosSettings:
     def __post_init__(self) -> None:
         if self.equation not in EQUATIONS:
             raise UsageError(f"unknown equation {self.equation!r}", f"one of {', '.join(EQUATIONS)}")
-        if self.relax not in ("full", "positions", "none"):
-            raise UsageError(f"unknown relaxation {self.relax!r}", "one of full, positions, none")
+        check_reference(self.relax)
         if not (np.isfinite(self.strain) and 0 < self.strain <= 0.3):
             raise UsageError(f"the change of volume must be above 0 and at most 0.3, not {self.strain}")
         if self.points < 7:
             raise UsageError(f"{self.points} volumes do not settle four parameters", "give at least 7 --points")
-        if not (self.fmax > 0 and self.smax > 0):
-            raise UsageError("fmax and smax must be positive")
+        check_limits(self.fmax, self.smax)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

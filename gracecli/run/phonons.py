@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from gracecli.errors import InputError, NotConvergedError, UsageError
 from gracecli.run.phonon_cells import from_phonopy, supercell_matrix, to_phonopy
 from gracecli.run.phonon_stability import Stability, stability
+from gracecli.run.relax_cells import check_reference
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -98,8 +99,7 @@ class PhononSettings:
     def __post_init__(self) -> None:
         if self.supercell is not None and len(self.supercell) not in (3, 9):
             raise UsageError(f"a supercell is 3 or 9 integers, not {len(self.supercell)}")
-        if self.relax not in ("full", "positions", "none"):
-            raise UsageError(f"unknown relaxation {self.relax!r}", "one of full, positions, none")
+        check_reference(self.relax)
         for name in ("min_length", "displacement", "fmax", "smax", "mesh", "t_max", "t_step"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ase import Atoms
 
-from gracecli.errors import GraceError, NotConvergedError
+from gracecli.errors import GraceError, NotConvergedError, UsageError
 from gracecli.run.cell import CellMode
 from gracecli.run.relax import relax as relax_one
 from gracecli.run.result import RelaxResult, RelaxSettings
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 Progress = Callable[[int, int], None]
+REFERENCE_MODES = ("full", "positions", "none")
+
+
+def check_reference(relax: str) -> None:
+    """What of the reference relaxes first; a :class:`UsageError` unless one of :data:`REFERENCE_MODES`."""
+    if relax not in REFERENCE_MODES:
+        raise UsageError(f"unknown relaxation {relax!r}", f"one of {', '.join(REFERENCE_MODES)}")
+
+
+def check_limits(fmax: float, smax: float) -> None:
+    """Largest forces and stresses of relaxations must be positive."""
+    if not (fmax > 0 and smax > 0):
+        raise UsageError("fmax and smax must be positive")
 
 
 def relax_cells(

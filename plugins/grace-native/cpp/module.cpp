@@ -46,17 +46,14 @@ class Engine {
   void evaluate(Array<int32_t, 1> species, Array<int64_t, 1> first, Array<int32_t, 1> neighbour, Array<double, 2> vectors,
                 Output<double, 1> energies, Output<double, 2> forces, Output<double, 2> virials, Output<double, 2> features,
                 int threads, size_t keep_bytes) {
-    const size_t n = species.size(), bonds = neighbour.size();
-    if (first.size() != n + 1 || vectors.shape(0) != bonds || vectors.shape(1) != 3 || energies.size() != n ||
-        forces.shape(0) != n || forces.shape(1) != 3 || virials.shape(0) != n || virials.shape(1) != 9)
+    const size_t n = species.size();
+    const grace::Bonds b = checked(species, first, neighbour, vectors);
+    if (energies.size() != n || forces.shape(0) != n || forces.shape(1) != 3 || virials.shape(0) != n || virials.shape(1) != 9)
       throw std::invalid_argument("grace-native: arrays of different lengths");
     if (features.size() && (features.shape(0) != n || features.shape(1) != size_t(kernels_->feature_columns())))
       throw std::invalid_argument("grace-native: features of another shape");
-    check(species, first, neighbour, n, bonds);
     nb::gil_scoped_release release;
     if (n == 0) return;
-    grace::Bonds b;
-    b.first = first.data(), b.other = neighbour.data(), b.vector = vectors.data(), b.species = species.data();
     grace::Sums sums;
     sums.energies = energies.data(), sums.forces = forces.data(), sums.virials = virials.data();
     kernels_->set_features(features.size() ? features.data() : nullptr);
@@ -66,15 +63,12 @@ class Engine {
   // Adds the gradient of sum_i seeds[i] E_i by the weights; energies are those of the atoms.
   void gradient(Array<int32_t, 1> species, Array<int64_t, 1> first, Array<int32_t, 1> neighbour, Array<double, 2> vectors,
                 Array<double, 1> seeds, Output<double, 1> energies, Output<double, 1> gradient, int threads, size_t keep_bytes) {
-    const size_t n = species.size(), bonds = neighbour.size();
-    if (first.size() != n + 1 || vectors.shape(0) != bonds || vectors.shape(1) != 3 || energies.size() != n || seeds.size() != n ||
-        int64_t(gradient.size()) < kernels_->gradient_size())
+    const size_t n = species.size();
+    const grace::Bonds b = checked(species, first, neighbour, vectors);
+    if (energies.size() != n || seeds.size() != n || int64_t(gradient.size()) < kernels_->gradient_size())
       throw std::invalid_argument("grace-native: arrays of different lengths");
-    check(species, first, neighbour, n, bonds);
     nb::gil_scoped_release release;
     if (n == 0) return;
-    grace::Bonds b;
-    b.first = first.data(), b.other = neighbour.data(), b.vector = vectors.data(), b.species = species.data();
     grace::Sums sums;
     sums.energies = energies.data();
     kernels_->set_gradient(seeds.data(), gradient.data());
@@ -96,8 +90,12 @@ class Engine {
   int feature_columns() const { return kernels_->feature_columns(); }
 
  private:
-  void check(const Array<int32_t, 1> &species, const Array<int64_t, 1> &first, const Array<int32_t, 1> &neighbour, size_t n,
-             size_t bonds) const {
+  // The bonds as the kernels take them, if their numbers are in range.
+  grace::Bonds checked(const Array<int32_t, 1> &species, const Array<int64_t, 1> &first, const Array<int32_t, 1> &neighbour,
+                       const Array<double, 2> &vectors) const {
+    const size_t n = species.size(), bonds = neighbour.size();
+    if (first.size() != n + 1 || vectors.shape(0) != bonds || vectors.shape(1) != 3)
+      throw std::invalid_argument("grace-native: arrays of different lengths");
     const int elements = kernels_->elements();
     if (first.data()[0] != 0 || first.data()[n] != int64_t(bonds)) throw std::invalid_argument("grace-native: bonds do not add up");
     for (size_t i = 0; i < n; ++i)
@@ -105,6 +103,9 @@ class Engine {
         throw std::invalid_argument("grace-native: element or bond offset out of range");
     for (size_t b = 0; b < bonds; ++b)
       if (neighbour.data()[b] < 0 || size_t(neighbour.data()[b]) >= n) throw std::invalid_argument("grace-native: neighbour out of range");
+    grace::Bonds b;
+    b.first = first.data(), b.other = neighbour.data(), b.vector = vectors.data(), b.species = species.data();
+    return b;
   }
   std::unique_ptr<grace::Kernels> kernels_;
 };

@@ -17,6 +17,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from grace_native.analysis import Analysis
+from grace_native.graphs import JoinedGraphs, voigt
 from grace_native.library import couplings, default_threads, instruction_set, load
 from grace_native.lowering import Lowering
 from gracecli.engine.base import Array, Graph, IntArray, Results
@@ -203,25 +204,17 @@ class NativeEngine:
 
     def _run(self, graphs: Sequence[Graph], graded: bool) -> tuple[list[Results], IntArray, Array, Array]:
         """Results, elements (numbers of the model), and what grades are made of (empty unless wanted)."""
-        offsets = np.concatenate([[0], np.cumsum([len(g) for g in graphs])])
-        single = len(graphs) == 1
-        vectors = graphs[0].bond_vector if single else np.concatenate([g.bond_vector for g in graphs])
-        pairs = list(zip(graphs, offsets, strict=False))
-        centre = graphs[0].centre if single else np.concatenate([g.centre + o for g, o in pairs])
-        other = graphs[0].neighbour if single else np.concatenate([g.neighbour + o for g, o in pairs])
+        joined = JoinedGraphs(graphs)
+        offsets = joined.offsets
         species = self._species[np.concatenate([g.numbers for g in graphs])]
         total = int(offsets[-1])
-        first = graphs[0].first if single else None
-        if first is None:
-            first = np.searchsorted(centre, np.arange(total + 1, dtype=centre.dtype)).astype(np.int64)
-        vectors = np.ascontiguousarray(vectors, dtype=np.float64)
-        other = np.ascontiguousarray(other, dtype=np.int32)
-        exact = self._exact_radials(species, np.asarray(centre), other, vectors)
+        exact = self._exact_radials(species, np.asarray(joined.centre), joined.neighbour, joined.vectors)
         energies, forces, virials = np.empty(total), np.empty((total, 3)), np.empty((total, 9))
         made = np.empty((total, self._compiled.feature_columns() if graded else 0))
         self._compiled.evaluate(
-            species, first, other, vectors, energies, forces, virials, made, self.threads, self.keep_bytes
-        )
+            species, joined.first, joined.neighbour, joined.vectors, energies, forces, virials, made,
+            self.threads, self.keep_bytes,
+        )  # fmt: skip
         del exact
         results = [
             _result(graph, energies[a:b], forces[a:b], virials[a:b])
@@ -250,7 +243,5 @@ class NativeEngine:
 
 def _result(graph: Graph, energies: Array, forces: Array, virials: Array) -> Results:
     """Sum up one structure; stress = sum_b r g / V, tensile positive, xx yy zz yz xz xy."""
-    w = virials.sum(axis=0).reshape(3, 3)
-    w = 0.5 * (w + w.T)
-    stress = np.array([w[0, 0], w[1, 1], w[2, 2], w[1, 2], w[0, 2], w[0, 1]]) / graph.volume
+    stress = voigt(virials.sum(axis=0)) / graph.volume
     return Results(energy=float(energies.sum()), energies=energies.copy(), forces=forces.copy(), stress=stress)

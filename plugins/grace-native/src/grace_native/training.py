@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from grace_native.graphs import JoinedGraphs, voigt
 from grace_native.library import default_threads, load
 from grace_native.program import Array
 from grace_native.training_program import TrainingProgram
@@ -127,14 +128,11 @@ class NativeCompute:
         )  # fmt: skip
         structures = len(batch.labels.size)
         energy, virial = np.zeros(structures), np.zeros((structures, 9))
-        energy[: bonds.count] = np.add.reduceat(energies, bonds.offsets)
-        virial[: bonds.count] = np.add.reduceat(virials, bonds.offsets)
-        w = virial.reshape(-1, 3, 3)
-        w = 0.5 * (w + w.transpose(0, 2, 1))
-        voigt = np.stack([w[:, 0, 0], w[:, 1, 1], w[:, 2, 2], w[:, 1, 2], w[:, 0, 2], w[:, 0, 1]], axis=1)
+        energy[: bonds.count] = np.add.reduceat(energies, bonds.offsets[:-1])
+        virial[: bonds.count] = np.add.reduceat(virials, bonds.offsets[:-1])
         padded = np.zeros((len(batch.labels.structure), 3))
         padded[:n] = forces
-        return energy, padded, voigt / np.asarray(batch.labels.volume)[:, None]
+        return energy, padded, voigt(virial) / np.asarray(batch.labels.volume)[:, None]
 
     def _differentiate_loss(
         self, energy: tf.Tensor, forces: tf.Tensor, stress: tf.Tensor, labels: Labels, weights: tf.Tensor
@@ -169,22 +167,14 @@ class NativeCompute:
             total[first:] += np.bincount(bonds.species, seeds, minlength=len(total) - first)
 
 
-class _Bonds:
+class _Bonds(JoinedGraphs):
     """The structures of a batch in a row, without padding."""
 
     def __init__(self, batch: FitBatch) -> None:
-        graphs = batch.graphs
-        sizes = np.array([len(g) for g in graphs])
-        self.count = len(graphs)
-        self.offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-        self.structure = np.repeat(np.arange(self.count), sizes)
-        pairs = list(zip(graphs, self.offsets, strict=True))
-        self.centre = np.concatenate([g.centre + o for g, o in pairs])
-        self.neighbour = np.concatenate([g.neighbour + o for g, o in pairs]).astype(np.int32)
-        self.vectors = np.ascontiguousarray(np.concatenate([g.bond_vector for g in graphs]), dtype=np.float64)
+        super().__init__(batch.graphs)
+        self.count = len(batch.graphs)
+        self.structure = np.repeat(np.arange(self.count), np.diff(self.offsets))
         self.structure_of_bond = self.structure[self.centre]
-        atoms = int(sizes.sum())
-        self.first = np.searchsorted(self.centre, np.arange(atoms + 1)).astype(np.int64)
-        self.species = batch.batch.elements[batch.batch.species[:atoms]].astype(np.int32)
-        volumes = np.array([g.volume for g in graphs])
+        self.species = batch.batch.elements[batch.batch.species[: self.offsets[-1]]].astype(np.int32)
+        volumes = np.array([g.volume for g in batch.graphs])
         self.volumes = np.where(np.isfinite(volumes), volumes, 1.0)

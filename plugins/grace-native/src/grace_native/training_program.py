@@ -20,6 +20,7 @@ S       ``TrainingLowering.slots``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,17 @@ class TensorAlgebra:
         return tf.concat([self.array(part) for part in parts], axis)
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Coefficients [intervals + 5, l, n padded] of one radial function on [0, end], and their place in the gradient."""
+
+    name: str
+    coefficients: Any
+    intervals: int
+    end: float
+    slot: int
+
+
 class TrainingTables:
     """Splines of the radial functions, in the direct form R[l][n].
 
@@ -94,47 +106,38 @@ class TrainingTables:
         self._intervals = intervals
         self._elements = elements
         self._new_slot = slot
-        self._names: list[str] = []
-        self._slots: dict[int, int] = {}
-        self._made: dict[int, tuple[int, Any, int, float]] = {}
-        self.errors: list[float] = []
+        self._tables: list[_Table] = []
 
     def projected(self, name: str, channels: int) -> None:
         """Never: functions common to all degrees would need products of weights per pair of elements."""
 
     def full(self, name: str) -> tuple[int, int]:
         """Number of the table, and the padded number of channels."""
-        if name not in self._names:
-            block: Any = self._network.blocks.get(name)
-            if getattr(block, "grid_end", None) is None:
+        if name not in [table.name for table in self._tables]:
+            if name not in self._intervals:
                 raise ModelError(f"native training: the radial function {name!r} depends on more than the distance")
-            self._names.append(name)
-            self._tabulate(len(self._names) - 1, block, self._intervals[name])
-        number = self._names.index(name)
-        return number, self._made[number][0]
+            self._tables.append(self._tabulate(name))
+        number = [table.name for table in self._tables].index(name)
+        return number, int(self._tables[number].coefficients.shape[-1])
 
     def slot(self, number: int) -> int:
         """Place of a table in the gradient."""
-        if number not in self._slots:
-            self._slots[number] = self._new_slot(self._made[number][1])
-        return self._slots[number]
+        return self._tables[number].slot
 
-    def _tabulate(self, number: int, block: Any, intervals: int) -> None:
-        table = RadialTable(block, intervals)
-        coefficients = tf.cast(table.coefficients(), tf.float64)  # [intervals + 5, l, n]
-        padded = -(-block.n_radial // LANES) * LANES
-        coefficients = tf.pad(coefficients, [[0, 0], [0, 0], [0, padded - block.n_radial]])
-        self._made[number] = padded, coefficients, table.grid.intervals, float(table.grid.end)
+    def _tabulate(self, name: str) -> _Table:
+        table = RadialTable(self._network.blocks[name], self._intervals[name])
+        coefficients = tf.cast(table.coefficients(), tf.float64)
+        coefficients = tf.pad(coefficients, [[0, 0], [0, 0], [0, -coefficients.shape[-1] % LANES]])
+        return _Table(name, coefficients, table.grid.intervals, float(table.grid.end), self._new_slot(coefficients))
 
     def encoded(self) -> list[list[Any]]:
         """Fields of every table."""
-        result: list[list[Any]] = []
-        for number in range(len(self._names)):
-            padded, coefficients, intervals, end = self._made[number]
-            ends = np.full((self._elements, self._elements), end)
-            functions = padded * coefficients.shape[1]
-            result.append([functions, 1, *[0] * self._elements**2, ends, intervals, coefficients])
-        return result
+        pairs = (self._elements, self._elements)
+        return [
+            [int(np.prod(t.coefficients.shape[1:])), 1, *np.zeros(pairs, int).flat, np.full(pairs, t.end), t.intervals,
+             t.coefficients]
+            for t in self._tables
+        ]  # fmt: skip
 
 
 def enough_intervals(block: Any, tolerance: float) -> int:
@@ -149,8 +152,8 @@ class TrainingLowering(Lowering):
     ----------
     slots : list of tensors
         In the order of their places in the gradient.
-    constant_slot : int
-        Place of the energies per element that depend on no bond.
+    size : int
+        Length of the gradient so far.
     """
 
     trained = True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gracecli.run.bench import BenchResult, Contender
     from gracecli.run.bench_crystal import Sample
 
-SCHEMA, SCHEMA_VERSION = "gracecli/bench", 1
+SCHEMA, SCHEMA_VERSION = "gracecli.bench", 1
 DEFAULT_SIZES = (128, 686)
 NOISY = 0.25  # spread from which a warning is due
 

@@ -7,29 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gracecli.cli.error_table import ERROR_UNITS, error_columns, error_row
 from gracecli.cli.options import force_option, json_option, seed_option, verbosity_options
-from gracecli.cli.output import Column, emit_json, format_pairs, format_table, note, verbosity
+from gracecli.cli.output import emit_json, format_pairs, format_table, note, verbosity
 from gracecli.errors import NotConvergedError
 
 if TYPE_CHECKING:
-    from gracecli.fit.metrics import Errors
     from gracecli.fit.tuning.distill import DistillConfig, DistillResult
 
 _POSITIVE = click.IntRange(min=1)
-UNITS = {
-    "energy_mae": "meV/atom", "energy_rmse": "meV/atom", "forces_mae": "meV/Å", "forces_rmse": "meV/Å",
-    "stress_mae": "GPa", "stress_rmse": "GPa", "microseconds": "µs/atom/step",
-}  # fmt: skip
-COLUMNS = (
-    Column("held-out structures"),
-    Column("structures"),
-    Column("energy MAE", "meV/atom", ".2f"),
-    Column("RMSE", "meV/atom", ".2f"),
-    Column("force MAE", "meV/Å", ".1f"),
-    Column("RMSE", "meV/Å", ".1f"),
-    Column("stress MAE", "GPa", ".3f"),
-    Column("RMSE", "GPa", ".3f"),
-)
+UNITS = {**ERROR_UNITS, "microseconds": "µs/atom/step"}
 
 
 @click.command(context_settings={"show_default": False})
@@ -132,16 +119,10 @@ def _timings(config: DistillConfig, result: DistillResult) -> dict[str, Any]:
     }
 
 
-def _row(name: str, errors: Errors) -> list[Any]:
-    values = asdict(errors)
-    kinds = [values[f"{kind}_{what}"] for kind in ("energy", "forces", "stress") for what in ("mae", "rmse")]
-    return [name, errors.structures, *kinds]
-
-
 def _table(result: DistillResult, timings: dict[str, Any]) -> str:
     """Student against teacher, both against labels, and what each costs."""
-    rows = [_row("student - teacher", result.against_teacher)]
-    rows += [_row(f"{name} - labels", errors) for name, errors in result.against_labels.items()]
+    rows = [error_row("student - teacher", asdict(result.against_teacher))]
+    rows += [error_row(f"{name} - labels", asdict(errors)) for name, errors in result.against_labels.items()]
     pairs: list[tuple[str, Any]] = [
         ("pathway", f"{result.pathway}, {result.labelled:,} structures"),
         ("weights", f"teacher {result.parameters['teacher']:,}, student {result.parameters['student']:,}"),
@@ -161,4 +142,4 @@ def _table(result: DistillResult, timings: dict[str, Any]) -> str:
 
         pairs.append(("extrapolation grade", summary(result.gamma)))
     pairs.append(("written to", str(result.model)))
-    return format_table(COLUMNS, rows) + "\n\n" + format_pairs(pairs)
+    return format_table(error_columns("held-out structures"), rows) + "\n\n" + format_pairs(pairs)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gracecli.cli.error_table import ERROR_UNITS, error_columns, error_row
 from gracecli.cli.fit_tuning import default_learning_rate, show_listing, tuning_options, tuning_overrides
 from gracecli.cli.options import force_option, json_option, seed_option, verbosity_options
-from gracecli.cli.output import Column, emit_json, format_pairs, format_table, verbosity, warn
+from gracecli.cli.output import emit_json, format_pairs, format_table, verbosity, warn
 from gracecli.errors import NotConvergedError, UsageError
 
 if TYPE_CHECKING:
@@ -170,9 +171,9 @@ def _run_ensemble(config: FitConfig, seeds: list[int], resume: bool, force: bool
         rows = []
         for split, mean in result.mean.items():
             for seed, member in zip(result.seeds, result.members, strict=True):
-                rows.append(_row(f"{split} seed {seed}", member.metrics[split]["overall"]))
-            rows.append(_row(f"{split} mean of {len(seeds)}", mean))
-        click.echo(format_table(_ERROR_COLUMNS, rows) + "\n")
+                rows.append(error_row(f"{split} seed {seed}", member.metrics[split]["overall"]))
+            rows.append(error_row(f"{split} mean of {len(seeds)}", mean))
+        click.echo(format_table(_COLUMNS, rows) + "\n")
         pairs: list[tuple[str, Any]] = [("models", f"{result.directory}/seed-*/model.grace")]
         for split, spread in result.spread.items():
             correlation = spread["forces_rank_correlation"]
@@ -238,32 +239,13 @@ def _limit_threads(threads: int) -> None:
 
 
 UNITS = {
-    "energy_mae": "meV/atom",
-    "energy_rmse": "meV/atom",
-    "forces_mae": "meV/Å",
-    "forces_rmse": "meV/Å",
-    "stress_mae": "GPa",
-    "stress_rmse": "GPa",
+    **ERROR_UNITS,
     "energy_spread": "meV/atom",
     "forces_spread": "meV/Å",
     "reference": "eV/atom",
     "seconds": "s",
 }
-_ERROR_COLUMNS = (
-    Column("set"),
-    Column("structures"),
-    Column("energy MAE", "meV/atom", ".2f"),
-    Column("RMSE", "meV/atom", ".2f"),
-    Column("force MAE", "meV/Å", ".1f"),
-    Column("RMSE", "meV/Å", ".1f"),
-    Column("stress MAE", "GPa", ".3f"),
-    Column("RMSE", "GPa", ".3f"),
-)
-
-
-def _row(name: str, errors: dict[str, Any]) -> list[Any]:
-    values = [errors[f"{kind}_{what}"] for kind in ("energy", "forces", "stress") for what in ("mae", "rmse")]
-    return [name, errors["structures"], *values]
+_COLUMNS = error_columns("set")
 
 
 def _table(result: FitResult) -> str:
@@ -271,9 +253,9 @@ def _table(result: FitResult) -> str:
     rows = []
     for split, report in result.metrics.items():
         sets = report["by_set"]
-        rows += [_row(f"{split} {name}", errors) for name, errors in sets.items()]
+        rows += [error_row(f"{split} {name}", errors) for name, errors in sets.items()]
         if len(sets) > 1:
-            rows.append(_row(f"{split} all", report["overall"]))
+            rows.append(error_row(f"{split} all", report["overall"]))
     from gracecli.fit.progress import time_text
     from gracecli.fit.training_grade import summary
 
@@ -286,7 +268,7 @@ def _table(result: FitResult) -> str:
         ("extrapolation grade", summary(result.gamma) if result.gamma else None),
         ("reference energies (eV/atom)", ", ".join(f"{k} {v:.4f}" for k, v in result.reference.items())),
     ]
-    table = format_table(_ERROR_COLUMNS, rows) + "\n\n" if rows else ""
+    table = format_table(_COLUMNS, rows) + "\n\n" if rows else ""
     return table + format_pairs((name, value) for name, value in pairs if value is not None)
 
 

@@ -134,7 +134,7 @@ class FolderJob:
     @property
     def schema(self) -> str:
         """Name of the documents' schema."""
-        return f"gracecli/{self.kind}"
+        return f"gracecli.{self.kind}"
 
     @property
     def runnable(self) -> list[Entry]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gracecli.run.md_settings import MdSettings
     from gracecli.run.structures import Structure
 
-SCHEMA, SCHEMA_VERSION = "gracecli/md", 1
+SCHEMA, SCHEMA_VERSION = "gracecli.md", 1
 INTERRUPTED = 130
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import GPa
 
+from gracecli.cli.error_table import ERROR_UNITS
 from gracecli.cli.many import Memory, wanted_structures
 from gracecli.cli.output import emit_json, progress, warn
 from gracecli.engine.base import Results
@@ -31,19 +32,14 @@ if TYPE_CHECKING:
     from gracecli.run.work import EngineChoice
     from gracecli.store.results import Calculation
 
-SCHEMA, SCHEMA_VERSION = "gracecli/predict", 1
+SCHEMA, SCHEMA_VERSION = "gracecli.predict", 1
 UNITS = {
     "energy": "eV",
     "energy_per_atom": "eV/atom",
     "max_force": "eV/Å",
     "stress": "GPa (tensile-positive; xx yy zz yz xz xy)",
     "energy_error": "meV/atom (prediction minus label)",
-    "energy_mae": "meV/atom",
-    "energy_rmse": "meV/atom",
-    "forces_mae": "meV/Å",
-    "forces_rmse": "meV/Å",
-    "stress_mae": "GPa",
-    "stress_rmse": "GPa",
+    **ERROR_UNITS,
     "energy_difference": "meV/atom",
     "forces_by_element": "meV/Å",
     "spread": "standard deviation over the models; energy_per_atom meV/atom, forces_* eV/Å",

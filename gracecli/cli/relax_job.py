@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gracecli.run.result import RelaxResult, RelaxSettings
     from gracecli.run.structures import Structure
 
-SCHEMA, SCHEMA_VERSION = "gracecli/relax", 1
+SCHEMA, SCHEMA_VERSION = "gracecli.relax", 1
 INTERRUPTED = 130
 REWRITE_SECONDS = 30.0  # a file of many structures is brought up to date this often while they are being relaxed
 

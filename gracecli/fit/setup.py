@@ -15,6 +15,7 @@ from gracecli.errors import UsageError
 from gracecli.fit.batches import GraphSet
 from gracecli.fit.config import FitConfig, expand
 from gracecli.fit.data import Frame, SetReport, elements_of, read_sets, require_elements, split_validation
+from gracecli.fit.metrics import UNITS
 from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_reference, force_rms
 from gracecli.fit.sources import with_stored_splits
 from gracecli.fit.stream import stream_sets, worth_streaming
@@ -261,6 +262,6 @@ def model_metadata(
                 },
             },
             "metrics": metrics,
-            "metrics_units": {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"},
+            "metrics_units": dict(UNITS),
         }
     )

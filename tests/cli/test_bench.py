@@ -96,7 +96,7 @@ def test_document_table_and_files_agree(bench):
     result = bench("--engine", "counter,spring", "--sizes", "16,54", *QUICK, "-o", "speed", "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
-    assert (document["schema"], document["schema_version"]) == ("gracecli/bench", 1)
+    assert (document["schema"], document["schema_version"]) == ("gracecli.bench", 1)
     rows = document["measurements"]
     assert [(r["engine"], r["atoms"]) for r in rows] == [
         ("counter", 16),

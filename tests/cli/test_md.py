@@ -62,7 +62,7 @@ def test_card_document_and_files_agree(md):
     shown = md(*EMT, "--seed", 1, "--supercell", 2, 2, 2, "-o", "a")
     assert shown.exit_code == 0, shown.stderr
     content = document(md(*EMT, "--seed", 1, "--supercell", 2, 2, 2, "-o", "b", "--json"))
-    assert content["schema"] == "gracecli/md"
+    assert content["schema"] == "gracecli.md"
     assert content["schema_version"] == 1
     assert content["status"] == "finished"
     assert content["atoms"] == 32

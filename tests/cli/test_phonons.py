@@ -50,7 +50,7 @@ def test_json_strict_and_several(run):
     done = run("Si.poscar", "Cu-bcc.poscar", "absent.cif", *QUICK, "--json", "--strict")
     assert done.exit_code == 5, done.output
     document = json.loads(done.stdout)
-    assert document["schema"] == "gracecli/phonons"
+    assert document["schema"] == "gracecli.phonons"
     good, unstable, absent = document["results"]
     assert good["stability"]["verdict"] == "stable"
     assert unstable["stability"]["verdict"] == "unstable"

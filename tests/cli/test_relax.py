@@ -128,7 +128,7 @@ def test_table_file_and_json_agree(relax, copper):
 
 def test_document_schema(relax, copper):
     content = document(relax(copper, "--json", "--cell", "full", "--pressure", "1", "--trajectory", "t.extxyz"))
-    assert content["schema"] == "gracecli/relax"
+    assert content["schema"] == "gracecli.relax"
     assert content["schema_version"] == 1
     assert content["interrupted"] is False
     (result,) = content["results"]

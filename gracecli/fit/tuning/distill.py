@@ -27,7 +27,7 @@ import numpy as np
 
 from gracecli.errors import InputError, UsageError
 from gracecli.fit.config import AUGMENT, FitConfig, make_config
-from gracecli.fit.metrics import Errors
+from gracecli.fit.metrics import UNITS, Errors
 from gracecli.names import suggestion
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def write_record(result: DistillResult, config: DistillConfig) -> None:
     document = {
         "schema": "gracecli.distill",
         "schema_version": 1,
-        "_units": {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"},
+        "_units": dict(UNITS),
         "settings": plain(dataclasses.asdict(config)),
         "result": plain(dataclasses.asdict(result)),
     }

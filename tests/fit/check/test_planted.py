@@ -146,6 +146,19 @@ def test_shear_stresses_that_are_noise(check):
     assert found["normal stress"].level == "ok"
 
 
+def test_an_order_whose_slope_stands_for_no_unit_is_not_advised(check):
+    """As in mlearn's strained Li: noise that happens to be proportional to another component."""
+
+    def faint(atoms, labels):
+        if atoms.info["config_type"] == "strained":
+            labels["stress"][3:] = labels["stress"][[5, 3, 4]] / 70.0
+        return labels
+
+    found = check(faint)
+    assert "shear order" not in found
+    assert found["shear stress"].remedy == 'drop_shear = ["strained"]'
+
+
 def test_another_energy_zero_of_the_slabs(check):
     def shift(atoms, labels):
         return {**labels, "energy": labels["energy"] - 0.12 * len(atoms) * (atoms.info["config_type"] == "slab")}

@@ -321,6 +321,8 @@ class FitConfig:
 def load_config(path: str | Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> FitConfig:
     """Settings from a TOML file; ``overrides`` (section -> key -> value) win over it.
 
+    Another preset than the file's comes without the file's ``model.overrides``.
+
     Raises
     ------
     InputError
@@ -355,6 +357,8 @@ def make_config(
         base = getattr(config, section)
         built = _build(type(base), {key: _plain(value) for key, value in added.items()}, "the command line")
         changes = {key.replace("-", "_"): getattr(built, key.replace("-", "_")) for key in added}
+        if section == "model" and changes.get("preset", config.model.preset) != config.model.preset:
+            changes.setdefault("overrides", built.overrides)  # sizes belong to the preset they were chosen for
         config = dataclasses.replace(config, **{section: dataclasses.replace(base, **changes)})
     config = _resolve_replay(config, folder or Path.cwd())
     config = dataclasses.replace(config, data=_resolve_paths(config.data, folder or Path.cwd()))

@@ -42,6 +42,12 @@ def test_command_line_wins_over_file_over_default(tmp_path):
     assert config.training.threads == FitConfig().training.threads
 
 
+def test_sizes_belong_to_the_preset_they_were_chosen_for():
+    content = {"model": {"preset": "1l-small", "overrides": {"n_radial": 16}}}
+    assert make_config(content, {"model": {"preset": "1l-small"}}).model.overrides == {"n_radial": 16}
+    assert make_config(content, {"model": {"preset": "linear-large"}}).model.overrides == {}
+
+
 def test_paths_resolve_against_the_file_or_the_root(tmp_path, monkeypatch):
     path = tmp_path / "fit.toml"
     path.write_text('[data]\ntrain = ["x.extxyz", {path = "/abs/y.xyz"}]\n', encoding="utf-8")

@@ -21,7 +21,7 @@ _EXAMPLES = {
     "data.forces_key": '"forces"',
     "data.stress_key": '"stress"',
     "data.split_seed": "1",
-    "model.start": '"grace-1l-9el"',
+    "model.start": '"grace-1l-11el"',
     "model.elements": '["Cu", "Ni"]',
     "model.cutoff": "6.0",
     "model.overrides": "{ lmax = 3 }",

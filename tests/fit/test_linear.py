@@ -14,7 +14,7 @@ from ase.build import bulk
 from gracecli.engine.neighbours import build_graph
 from gracecli.fit.config import make_config
 from gracecli.fit.linear.design import Design
-from gracecli.fit.linear.solve import NormalEquations, Ridge, accumulate
+from gracecli.fit.linear.solve import STRENGTHS, NormalEquations, Ridge, accumulate
 from gracecli.fit.linear.trainer import fixed_weights
 from gracecli.model.modelfile import Model
 from gracecli.model.presets import preset
@@ -140,6 +140,35 @@ def test_ridge_solves_and_knows_what_is_determined():
     assert solution.effective == pytest.approx(8.0, abs=0.1)
     chosen = ridge.by_validation(lambda c: float(np.sum((c - truth)[:8] ** 2)))
     assert chosen.coefficients == pytest.approx(truth, rel=1e-2, abs=1e-12)
+
+
+def test_cross_validation_is_that_of_fits_that_leave_rows_out():
+    """Strength and loss as from explicit fits to four of five parts; many columns, few rows, much noise."""
+    rng = np.random.default_rng(11)
+    truth, design = rng.normal(size=40) / np.arange(1, 41), rng.normal(size=(120, 40))
+    target, weight = design @ truth + rng.normal(scale=0.5, size=120), rng.uniform(0.5, 2.0, 120)
+    parts, whole = [], NormalEquations(40)
+    for k in range(5):
+        parts.append(NormalEquations(40))
+        parts[-1].add(design[k::5].T, target[k::5], weight[k::5])
+        whole.merge(parts[-1])
+    chosen = Ridge(whole).by_cross_validation(whole, parts)
+
+    def left_out(strength):
+        total = 0.0
+        for k in range(5):
+            kept = np.arange(120) % 5 != k
+            x, y, w = design[kept], target[kept], weight[kept]
+            matrix = x.T @ (x * w[:, None])
+            penalty = strength * np.diag(np.diag(matrix))
+            c = np.linalg.solve(matrix + penalty, x.T @ (w * y))
+            total += np.sum(weight[k::5] * (design[k::5] @ c - target[k::5]) ** 2)
+        return total
+
+    best = min(STRENGTHS, key=left_out)
+    assert chosen.strength == best
+    assert 1e-3 < best < 1.0
+    assert left_out(best) < 0.97 * left_out(STRENGTHS[0])
 
 
 @pytest.mark.slow

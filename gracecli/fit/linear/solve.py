@@ -1,8 +1,13 @@
-r"""Ridge regression from normal equations, with the strength chosen by the evidence or by validation structures.
+r"""Ridge regression from normal equations; its strength by cross-validation, validation structures or evidence.
 
 Rows are weighted as the loss weighs labels, columns divided by their norm::
 
     (X^T W X + lambda) c = X^T W y,         X^T W X = V diag(d) V^T  once, then every lambda costs nothing
+
+Cross-validation: the structures in K parts; lambda is the one whose solutions without a part leave the smallest loss
+there, summed over the parts. Normal equations are sums over rows, so those without a part are a difference::
+
+    sum_k loss_k(c_k),   c_k from X^T W X - (X^T W X)_k,   loss_k(c) = c (X^T W X)_k c - 2 c (X^T W y)_k + (y^T W y)_k
 
 Evidence (D. J. C. MacKay, Neural Comput. 4, 415 (1992)), iterated to self-consistency, N the number of rows::
 
@@ -32,6 +37,9 @@ from gracecli.engine.base import Array
 BLOCK_ROWS = 2048
 """Rows that enter the normal equations together: enough for the speed of a matrix product."""
 
+STRENGTHS = tuple(10.0 ** (k / 3.0) for k in range(-42, 1))
+"""Values of lambda that are compared, of columns of norm 1."""
+
 RowBlock = tuple[Array, Array, Array]
 """Design (p, n), labels (n,) and weights (n,)."""
 
@@ -55,12 +63,19 @@ class NormalEquations:
         """Rows (p, n), one per column; labels (n,), weights (n,)."""
         self.merge(products(design, target, weight))
 
-    def merge(self, part: Products) -> None:
-        """Take in the sums of a block."""
+    def merge(self, part: Products | NormalEquations) -> None:
+        """Take in the sums of other rows."""
         self.matrix += part.matrix
         self.right += part.right
         self.square += part.square
         self.rows += part.rows
+
+    def without(self, part: NormalEquations) -> NormalEquations:
+        """The sums over all other rows."""
+        rest = NormalEquations(0)
+        rest.matrix, rest.right = self.matrix - part.matrix, self.right - part.right
+        rest.square, rest.rows = self.square - part.square, self.rows - part.rows
+        return rest
 
     def loss(self, coefficients: Array) -> float:
         """Weighted sum of squares that coefficients leave."""
@@ -213,5 +228,13 @@ class Ridge:
 
     def by_validation(self, loss: Callable[[Array], float]) -> Solution:
         """Lambda of the smallest loss of other structures, to a third of a decade."""
-        solutions = [self.solve(10.0 ** (k / 3.0)) for k in range(-42, 1)]
+        solutions = [self.solve(strength) for strength in STRENGTHS]
         return min(solutions, key=lambda solution: loss(solution.coefficients))
+
+    def by_cross_validation(self, whole: NormalEquations, parts: Sequence[NormalEquations]) -> Solution:
+        """Lambda of the smallest loss of every part by the solution without it; ``whole``: the sum of the parts."""
+        losses = np.zeros(len(STRENGTHS))
+        for part in parts:
+            rest = Ridge(whole.without(part))
+            losses += [part.loss(rest.solve(strength).coefficients) for strength in STRENGTHS]
+        return self.solve(STRENGTHS[int(np.argmin(losses))])

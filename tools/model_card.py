@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def main() -> None:
     calculator = GraceCalculator(model=source)
     crystals = [crystal(e, calculator, options.data) for e in LATTICES if e in model.elements]
     metadata = {**model.metadata, "metrics": reports, "crystals": to_dict(crystals)}
-    finished = Model(model.blueprint, model.weights, metadata)
+    finished = replace(model, metadata=metadata)
     save_model(options.target, finished, overwrite=True)
     grades = f"\n{options.grades.read_text(encoding='utf-8').strip()}\n" if options.grades else ""
     text = card(finished, options.recipe, reports, table(crystals), grades)

@@ -57,7 +57,7 @@ def command(bench: bool, resume: bool, force: bool, as_json: bool, **options: An
 
     \b
     Examples:
-      grace distill --teacher grace-1l-9el --student fs-small --structures liquid.extxyz -o fast
+      grace distill --teacher grace-1l-11el --student fs-small --structures liquid.extxyz -o fast
       grace distill --teacher GRACE-2L-OAM --student 1l-small --structures "store.h5:set=train" \\
           --pathway extended --augment rattle,strain,unaries -o small
 

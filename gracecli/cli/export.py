@@ -85,9 +85,9 @@ def command(
 
     \b
     Examples:
-      grace export grace-1l-9el --format saved-model
+      grace export grace-1l-11el --format saved-model
       grace export my-model/model.grace --format upstream -o published
-      grace export grace-1l-9el --format grace --elements Si,Ge -o sige.grace
+      grace export grace-1l-11el --format grace --elements Si,Ge -o sige.grace
       grace export --format hlo --structure POSCAR
 
     Exit code 1: it deviates, and nothing is left behind.

@@ -86,7 +86,7 @@ def command(
       grace fit fit.toml --workers 4
       srun -N 2 grace fit fit.toml --hosts node1,node2
       grace fit fit.toml --resume
-      grace fit new.extxyz --from grace-1l-9el --strategy frozen -o tuned
+      grace fit new.extxyz --from grace-1l-11el --strategy frozen -o tuned
 
     Exit code 3: the time limit came before the last epoch; 130: interrupted. Both leave a checkpoint.
     """

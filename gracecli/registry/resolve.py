@@ -19,7 +19,7 @@ from gracecli.quiet import cache_root
 if TYPE_CHECKING:
     from gracecli.model.modelfile import Model
 
-DEFAULT_MODEL = "grace-1l-9el"
+DEFAULT_MODEL = "grace-1l-11el"
 SUFFIX = ".grace"
 
 

@@ -38,7 +38,7 @@ def crystals(tmp_path_factory):
 )
 def test_errors_of_the_user(crystals, arguments, error, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = {"--teacher": "grace-1l-9el", "--student": "fs-small", "--structures": crystals}
+    settings = {"--teacher": "grace-1l-11el", "--student": "fs-small", "--structures": crystals}
     settings |= dict(zip(arguments[::2], arguments[1::2], strict=True))
     result = invoke(*(word for pair in settings.items() for word in pair))
     assert isinstance(result.exception, error)
@@ -54,7 +54,7 @@ def test_the_examples_of_the_help_are_options():
 @pytest.mark.slow
 def test_a_student_of_the_bundled_model(crystals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--teacher", "grace-1l-9el", "--student", "fs-small", "--structures", crystals, "--held-out", "0.3"]
+    arguments = ["--teacher", "grace-1l-11el", "--student", "fs-small", "--structures", crystals, "--held-out", "0.3"]
     arguments += ["--pathway", "extended", "--augment", "strain", "--epochs", "2", "--batch-atoms", "32"]
     result = invoke(*arguments, "--json")
     assert result.exit_code == 0, result.exception

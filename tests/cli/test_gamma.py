@@ -56,12 +56,12 @@ def without_grades(folder, elements=("Cu", "Ni"), noise=0.0, name="bare.grace"):
     return save_model(folder / name, replace(model, weights=weights))
 
 
-def test_bundled_model_has_grades_and_its_old_identity():
-    """Training gave it 180,242 atoms; blueprint and weights are those of its card."""
+def test_bundled_model_has_grades_and_the_identity_of_its_card():
+    """All 237,270 atoms of the training data; blueprint and weights are those of its card."""
     model = read_model(None)
     assert model.grade is not None
-    assert model.grade.provenance["atoms"] == 180242
-    assert model.sha256() == "1cdac6179cbb84cff519c366b76d1ae1f4fa3188ecc9bbad983300ec9c98bbbd"
+    assert model.grade.provenance["atoms"] == 237270
+    assert model.sha256() == "50beedabc2547a752591b0d58d08bbb0fcabc6363173e901b88f483a78cdaa1b"
     assert model.grade.provenance["model_sha256"] == model.sha256()
 
 

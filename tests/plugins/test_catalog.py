@@ -10,7 +10,7 @@ import pytest
 
 from gracecli.files import file_sha256
 
-BUNDLED = Path(__file__).parents[2] / "data" / "models" / "grace-1l-9el.grace"
+BUNDLED = Path(__file__).parents[2] / "data" / "models" / "grace-1l-11el.grace"
 PLUGIN = """
     from gracecli.plugin import ModelCatalogSpec, hookimpl
 

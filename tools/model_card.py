@@ -2,14 +2,15 @@
 
     python tools/model_card.py FIT_FOLDER RECIPE.toml data/models/NAME.grace [--grades GRADES.md]
 
-Training evaluates radial functions on a grid of distances; the errors recorded here are those of the exact model, in
-double precision, as users run it. The card NAME.md lies beside the model; ``--grades`` adds a section on extrapolation
-grades, measured for this very model.
+NAME.md, NAME.parity.png and NAME.curves.png lie beside the model. Training evaluates radial functions on a grid of
+distances; the errors recorded here are those of the exact model, in double precision, as users run it. ``--grades``
+adds a section on extrapolation grades, measured for this very model.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from gracecli.engine.neighbours import build_graph
 from gracecli.fit.config import FitConfig, load_config
 from gracecli.fit.data import Frame
 from gracecli.fit.metrics import Prediction, full_report
+from gracecli.fit.plots import plot_parity
 from gracecli.fit.setup import prepare_data
 from gracecli.model.modelfile import Model, load_model, save_model
 
@@ -89,6 +91,9 @@ the training files held out for validation. Evaluated exactly, in double precisi
 
 {error_table("validation: elements", reports["valid"]["by_elements"])}
 
+![Predictions against labels]({meta["name"]}.parity.png)
+![Training]({meta["name"]}.curves.png)
+
 ## Crystals: the model and, in brackets, DFT
 
 {crystals}
@@ -115,12 +120,12 @@ vacancies of Nb, Ta and W. Magnetism is implicit in the data for Ni. Surfaces of
 another zero), and stresses that contradict the energies (see the recipe)."""
 
 
-def evaluate(model: Model, path: Path, config: FitConfig) -> dict[str, Any]:
-    """Reports of validation and test structures."""
+def evaluate(path: Path, config: FitConfig) -> dict[str, tuple[list[Frame], list[Prediction]]]:
+    """Validation and test structures, and what the model says about them."""
     engine = create_engine(path, precision="fp64")
     data = prepare_data(config, say=lambda text: None)
     return {
-        name: full_report(frames, predictions(engine, frames))
+        name: (list(frames), predictions(engine, frames))
         for name, frames in (("valid", data.valid), ("test", data.test))
     }
 
@@ -136,7 +141,8 @@ def main() -> None:
     options = parser.parse_args()
     source = options.folder / "model.grace"
     model = load_model(source)
-    reports = evaluate(model, source, load_config(options.recipe))
+    groups = evaluate(source, load_config(options.recipe))
+    reports = {name: full_report(*pair) for name, pair in groups.items()}
     calculator = GraceCalculator(model=source)
     crystals = [crystal(e, calculator, options.data) for e in LATTICES if e in model.elements]
     metadata = {**model.metadata, "metrics": reports, "crystals": to_dict(crystals)}
@@ -145,6 +151,8 @@ def main() -> None:
     grades = f"\n{options.grades.read_text(encoding='utf-8').strip()}\n" if options.grades else ""
     text = card(finished, options.recipe, reports, table(crystals), grades)
     options.target.with_suffix(".md").write_text(text, encoding="utf-8")
+    plot_parity({"validation": groups["valid"], "test": groups["test"]}, options.target.with_suffix(".parity.png"))
+    shutil.copyfile(options.folder / "curves.png", options.target.with_suffix(".curves.png"))
     print(text)
 
 

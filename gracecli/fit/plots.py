@@ -50,19 +50,21 @@ def plot_parity(groups: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]
     shown = {name: pair for name, pair in groups.items() if pair[0]}
     if not shown:
         return
+    names = sorted({frame.set_name for frames, _ in shown.values() for frame in frames})
+    colors = {name: f"C{number}" for number, name in enumerate(names)} if len(names) <= 10 else {}
     figure = Figure(figsize=(12, 3.9 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), 3, squeeze=False)
     for axes, (name, (frames, predictions)) in zip(grid, shown.items(), strict=True):
         summary = errors(frames, predictions)
         kinds = sorted({frame.set_name for frame in frames})
-        for number, kind in enumerate(kinds):
+        for kind in kinds:
             chosen = [(f, p) for f, p in zip(frames, predictions, strict=True) if f.set_name == kind]
             sizes = np.array([len(f.atoms) for f, _ in chosen])
             energy = np.array([f.energy for f, _ in chosen]) / sizes
             error = (np.array([p.energy for _, p in chosen]) / sizes - energy) * 1e3
             forces = [np.concatenate([x.ravel() for x in xs]) for xs in _columns(chosen, "forces")]
             stress = [np.concatenate(xs) * GPA for xs in _columns(chosen, "stress")]
-            color = f"C{number % 10}" if len(kinds) <= 10 else None
+            color = colors.get(kind)
             for axis, x, y in zip(axes, (energy, forces[0], stress[0]), (error, forces[1], stress[1]), strict=True):
                 size = 7 if len(x) < FEW_POINTS else 3
                 axis.plot(x, y, ".", ms=size, alpha=0.5, color=color, label=kind, rasterized=len(x) > MANY_POINTS)
@@ -70,12 +72,12 @@ def plot_parity(groups: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]
         for axis in axes[1:]:
             _square(axis)
         labels = (
-            ("energy, DFT (eV/atom)", "error (meV/atom)", f"MAE {summary.energy_mae:.2f} meV/atom"),
-            ("force, DFT (eV/Å)", "force, model (eV/Å)", f"MAE {summary.forces_mae:.1f} meV/Å"),
-            ("stress, DFT (GPa)", "stress, model (GPa)", f"MAE {summary.stress_mae:.3f} GPa"),
+            ("energy, label (eV/atom)", "error (meV/atom)", f"MAE {summary.energy_mae:.2f} meV/atom"),
+            ("force, label (eV/Å)", "force, model (eV/Å)", f"MAE {summary.forces_mae:.1f} meV/Å"),
+            ("stress, label (GPa)", "stress, model (GPa)", f"MAE {summary.stress_mae:.3f} GPa"),
         )
         for axis, (x_label, y_label, title) in zip(axes, labels, strict=True):
-            axis.set(xlabel=x_label.replace("DFT", "label"), ylabel=y_label, title=f"{name}: {title}")
+            axis.set(xlabel=x_label, ylabel=y_label, title=f"{name}: {title}")
         if len(kinds) > 1:
             axes[0].legend(fontsize=7, markerscale=2)
     _save(figure, path)

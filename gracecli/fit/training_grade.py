@@ -1,8 +1,8 @@
 """The extrapolation grade that a fit gives its model, from the structures it was trained on.
 
-At most :data:`MAX_ATOMS` atoms are looked at, so that the end of a fit takes seconds. Larger sets are sampled: from
-every set and kind of structure (``config_type``) in proportion to its size, but from each at least one structure, as
-long as they fit. A model with several heads is graded for the default one, from the data of that head alone. Grades of
+At most :data:`MAX_ATOMS` atoms are looked at, which costs less than an epoch does. Larger sets are sampled: from every
+set and kind of structure (``config_type``) in proportion to its size, but from each at least one structure, as long as
+they fit. A model with several heads is graded for the default one, from the data of that head alone. Grades of
 a model that the fit began with do not come along: they belong to its weights and its data.
 """
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from gracecli.fit.setup import FitData
     from gracecli.model.modelfile import Model
 
-MAX_ATOMS = 20_000
+MAX_ATOMS = 250_000
+"""A sample is no substitute for the data: of the bundled model's 352 test structures 25 are beyond 1 by the grade from
+20,000 of its atoms, the worst at 7.0; by that from all 237,270 (109 s) there are 8, the worst at 1.3."""
 HELD_OUT_ATOMS = 5_000
 """Of each of the validation and test structures, whose grades are reported."""
 _ATOMS = BatchShape._fields.index("atoms")

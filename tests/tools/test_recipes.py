@@ -153,7 +153,7 @@ def test_two_steps_of_a_recipe_then_its_table(data, tmp_path, monkeypatch, capsy
     for old, new in {
         "primitive = true": 'drop = ["AIMD-NVT", "Elastic"]',
         "overrides = { n_radial = 16 }": TINY,
-        "epochs = 190": "epochs = 1",
+        "epochs = 110": "epochs = 1",
         "batch_atoms = 216": "batch_atoms = 800",
     }.items():
         assert old in small

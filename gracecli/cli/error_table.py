@@ -6,29 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gracecli.cli.output import Column
+from gracecli.fit.measures import MEASURES
 
-ERROR_UNITS = {
-    "energy_mae": "meV/atom",
-    "energy_rmse": "meV/atom",
-    "forces_mae": "meV/Å",
-    "forces_rmse": "meV/Å",
-    "stress_mae": "GPa",
-    "stress_rmse": "GPa",
-}
+ERROR_UNITS = {field: unit for field, _, unit, _ in MEASURES}
 
 
-def error_columns(first: str) -> tuple[Column, ...]:
+def error_columns(first: str) -> list[Column]:
     """Columns of a table of errors, the first of them called so."""
-    return (
-        Column(first),
-        Column("structures"),
-        Column("energy MAE", "meV/atom", ".2f"),
-        Column("RMSE", "meV/atom", ".2f"),
-        Column("force MAE", "meV/Å", ".1f"),
-        Column("RMSE", "meV/Å", ".1f"),
-        Column("stress MAE", "GPa", ".3f"),
-        Column("RMSE", "GPa", ".3f"),
-    )
+    return [Column(first), Column("structures"), *(Column(*measure) for _, *measure in MEASURES)]
 
 
 def error_row(name: str, errors: Mapping[str, Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gracecli.files import write_text_atomically
+from gracecli.fit.measures import MEASURES
 from gracecli.fit.progress import time_text
 from gracecli.fit.table import plain
 from gracecli.fit.training_grade import summary
@@ -28,14 +29,6 @@ tr:nth-child(even) td{background:#f6f6f6}small{color:#666;font-weight:400}img{ma
 width:calc(var(--w)*(100% - 1em));background:#4878a8}.all td{border-top:1px solid #999;font-weight:600}
 td.text,th.text{text-align:left}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}
 """
-MEASURES = (
-    ("energy_mae", "energy MAE", "meV/atom", ".2f"),
-    ("energy_rmse", "RMSE", "meV/atom", ".2f"),
-    ("forces_mae", "force MAE", "meV/Å", ".1f"),
-    ("forces_rmse", "RMSE", "meV/Å", ".1f"),
-    ("stress_mae", "stress MAE", "GPa", ".3f"),
-    ("stress_rmse", "RMSE", "GPa", ".3f"),
-)
 GROUPS = (("by_set", "set"), ("by_elements", "elements"), ("by_config_type", "kind of structure"))
 NAMES = {"valid": "Validation", "test": "Test"}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import reduce
+from operator import add
 
 import ase.io
 import numpy as np
@@ -112,7 +114,7 @@ def test_sums_do_not_depend_on_threads():
     parts = [(rng.normal(size=(30, n)), rng.normal(size=n), rng.random(n)) for n in rng.integers(100, 900, 25)]
     found = []
     for threads in (1, 3):
-        equations = NormalEquations(30)
+        equations = NormalEquations.empty(30)
         accumulate(equations, lambda i: parts[i], [len(p[1]) for p in parts], threads)
         found.append(equations)
     assert np.array_equal(found[0].matrix, found[1].matrix)
@@ -131,9 +133,9 @@ def test_ridge_solves_and_knows_what_is_determined():
     design = rng.normal(size=(400, 9)) * 10.0 ** np.arange(-4, 5)
     design[:, 8] = 0.0
     target = design @ truth + rng.normal(scale=1e-6, size=400)
-    equations = NormalEquations(9)
+    equations = NormalEquations.empty(9)
     for part in np.split(np.arange(400), 4):
-        equations.add(design[part].T, target[part], np.ones(100))
+        equations += NormalEquations.of(design[part].T, target[part], np.ones(100))
     ridge = Ridge(equations)
     solution = ridge.by_evidence()
     assert solution.coefficients == pytest.approx(truth, rel=1e-2, abs=1e-12)
@@ -147,11 +149,8 @@ def test_cross_validation_is_that_of_fits_that_leave_rows_out():
     rng = np.random.default_rng(11)
     truth, design = rng.normal(size=40) / np.arange(1, 41), rng.normal(size=(120, 40))
     target, weight = design @ truth + rng.normal(scale=0.5, size=120), rng.uniform(0.5, 2.0, 120)
-    parts, whole = [], NormalEquations(40)
-    for k in range(5):
-        parts.append(NormalEquations(40))
-        parts[-1].add(design[k::5].T, target[k::5], weight[k::5])
-        whole.merge(parts[-1])
+    parts = [NormalEquations.of(design[k::5].T, target[k::5], weight[k::5]) for k in range(5)]
+    whole = reduce(add, parts)
     chosen = Ridge(whole).by_cross_validation(whole, parts)
 
     def left_out(strength):

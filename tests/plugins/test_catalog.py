@@ -4,13 +4,13 @@ import functools
 import http.server
 import json
 import threading
-from pathlib import Path
 
 import pytest
 
 from gracecli.files import file_sha256
+from gracecli.registry.resolve import DEFAULT_MODEL, bundled_models
 
-BUNDLED = Path(__file__).parents[2] / "data" / "models" / "grace-1l-11el.grace"
+BUNDLED = bundled_models()[DEFAULT_MODEL]
 PLUGIN = """
     from gracecli.plugin import ModelCatalogSpec, hookimpl
 

@@ -16,6 +16,7 @@ from gracecli.engine.calculator import GraceCalculator
 from gracecli.engine.neighbours import build_graph
 from gracecli.errors import InputError, MemoryLimitError, PluginError
 from gracecli.paths import data_directory
+from gracecli.registry.resolve import DEFAULT_MODEL, bundled_models
 from gracecli.run.batch_cell import deformations, residual_stresses
 from gracecli.run.batch_evaluate import Budget, evaluate_all
 from gracecli.run.batch_graphs import JoinedLists
@@ -171,7 +172,7 @@ def test_a_start_that_is_not_convex_goes_downhill(engine):
 @pytest.mark.parametrize("cell", ["none", "full"])
 def test_bundled_examples_with_the_bundled_model(cell):
     native = pytest.importorskip("grace_native.engine", reason="the native engine is not installed")
-    engine = native.create_engine(data_directory() / "models" / "grace-1l-11el.grace", threads=1)
+    engine = native.create_engine(bundled_models()[DEFAULT_MODEL], threads=1)
     names = ("Cu.cif", "Ge-shifted.cif", "Mo.poscar", "MoTa-B2.poscar", "Si.poscar", "Li-slab.poscar")
     structures = [read(data_directory() / "structures" / name) for name in names[: 6 if cell == "none" else 5]]
     structures += [disturbed(atoms, 0.02, 0.03, seed=i) for i, atoms in enumerate(structures[:5])]

@@ -18,6 +18,7 @@ from run_recipes import configuration, recipe_names
 from gracecli import GraceCalculator
 from gracecli.fit.config import load_config
 from gracecli.fit.data import FILTERS
+from gracecli.registry.resolve import DEFAULT_MODEL, bundled_models
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "overrides = { n_radial = 4, lmax = 1, order = 2, n_density = 3, hidden = [8], readout_hidden = [8] }"
@@ -77,7 +78,7 @@ def test_published_errors_are_those_of_the_reference(shared_folder):
 @pytest.fixture(scope="module")
 def silicon(data):
     """The bundled model on the official test set of silicon, as a finished run."""
-    model = ROOT / "data" / "models" / "grace-1l-11el.grace"
+    model = bundled_models()[DEFAULT_MODEL]
     found = evaluate(configuration("mlearn-Si", None), model)
     return {"recipe": "mlearn-Si", "preset": "bundled", "weights": 192595, "seconds": 3480.0, "epochs": 90, **found}
 
@@ -123,7 +124,7 @@ def _of(result, kind):
 
 def test_copies_of_training_structures_are_known(data):
     """12 of 31 of copper (`grace check`); here also those that went to validation are not training."""
-    found = evaluate(configuration("mlearn-Cu", None), ROOT / "data" / "models" / "grace-1l-11el.grace")
+    found = evaluate(configuration("mlearn-Cu", None), bundled_models()[DEFAULT_MODEL])
     sizes = {row["group"]: row["structures"] for row in found["rows"]}
     assert sizes["mlearn-Cu"] == 31
     assert sizes["mlearn-Cu (not in training)"] == 31 - found["copies"]

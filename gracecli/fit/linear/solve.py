@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.linalg import eigh
@@ -44,59 +44,59 @@ RowBlock = tuple[Array, Array, Array]
 """Design (p, n), labels (n,) and weights (n,)."""
 
 
+@dataclass
 class NormalEquations:
-    """Sums over rows, taken in block by block.
+    """Sums over rows.
 
-    Parameters
+    Attributes
     ----------
-    size : int
-        Number of coefficients.
+    matrix : (p, p) float64
+        X^T W X.
+    right : (p,) float64
+        X^T W y.
+    square : float
+        y^T W y.
+    rows : int
     """
-
-    def __init__(self, size: int) -> None:
-        self.matrix = np.zeros((size, size))
-        self.right = np.zeros(size)
-        self.square = 0.0
-        self.rows = 0
-
-    def add(self, design: Array, target: Array, weight: Array) -> None:
-        """Rows (p, n), one per column; labels (n,), weights (n,)."""
-        self.merge(products(design, target, weight))
-
-    def merge(self, part: Products | NormalEquations) -> None:
-        """Take in the sums of other rows."""
-        self.matrix += part.matrix
-        self.right += part.right
-        self.square += part.square
-        self.rows += part.rows
-
-    def without(self, part: NormalEquations) -> NormalEquations:
-        """The sums over all other rows."""
-        rest = NormalEquations(0)
-        rest.matrix, rest.right = self.matrix - part.matrix, self.right - part.right
-        rest.square, rest.rows = self.square - part.square, self.rows - part.rows
-        return rest
-
-    def loss(self, coefficients: Array) -> float:
-        """Weighted sum of squares that coefficients leave."""
-        curved = float(coefficients @ (self.matrix @ coefficients))
-        return curved - 2.0 * float(self.right @ coefficients) + self.square
-
-
-class Products(NamedTuple):
-    """X^T W X, X^T W y, y^T W y and the number of rows of one block."""
 
     matrix: Array
     right: Array
     square: float
     rows: int
 
+    @classmethod
+    def empty(cls, size: int) -> NormalEquations:
+        """Of no rows, for ``size`` coefficients."""
+        return cls(np.zeros((size, size)), np.zeros(size), 0.0, 0)
 
-def products(design: Array, target: Array, weight: Array) -> Products:
-    """Sums of one block; the arguments as of :meth:`NormalEquations.add`."""
-    root = np.sqrt(weight)
-    scaled = design * root
-    return Products(scaled @ scaled.T, scaled @ (target * root), float(np.sum(weight * target**2)), len(target))
+    @classmethod
+    def of(cls, design: Array, target: Array, weight: Array) -> NormalEquations:
+        """Of rows (p, n), one per column, labels (n,) and weights (n,)."""
+        root = np.sqrt(weight)
+        scaled = design * root
+        return cls(scaled @ scaled.T, scaled @ (target * root), float(np.sum(weight * target**2)), len(target))
+
+    def __iadd__(self, other: NormalEquations) -> NormalEquations:
+        self.matrix += other.matrix
+        self.right += other.right
+        self.square += other.square
+        self.rows += other.rows
+        return self
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        return NormalEquations(
+            self.matrix + other.matrix, self.right + other.right, self.square + other.square, self.rows + other.rows
+        )
+
+    def __sub__(self, other: NormalEquations) -> NormalEquations:
+        return NormalEquations(
+            self.matrix - other.matrix, self.right - other.right, self.square - other.square, self.rows - other.rows
+        )
+
+    def loss(self, coefficients: Array) -> float:
+        """Weighted sum of squares that coefficients leave."""
+        curved = float(coefficients @ (self.matrix @ coefficients))
+        return curved - 2.0 * float(self.right @ coefficients) + self.square
 
 
 def accumulate(
@@ -120,15 +120,15 @@ def accumulate(
         Called with the number of structures added so far.
     """
 
-    def work(members: Sequence[int]) -> Products:
+    def work(members: Sequence[int]) -> NormalEquations:
         parts = [rows_of(i) for i in members]
         design, target, weight = (np.concatenate([p[k] for p in parts], axis=-1) for k in range(3))
-        return products(design, target, weight)
+        return NormalEquations.of(design, target, weight)
 
     finished = 0
     with single_threaded_blas():
         for members, part in ordered(work, _blocks(counts), threads):
-            equations.merge(part)
+            equations += part
             finished += len(members)
             done(finished)
 
@@ -235,6 +235,6 @@ class Ridge:
         """Lambda of the smallest loss of every part by the solution without it; ``whole``: the sum of the parts."""
         losses = np.zeros(len(STRENGTHS))
         for part in parts:
-            rest = Ridge(whole.without(part))
+            rest = Ridge(whole - part)
             losses += [part.loss(rest.solve(strength).coefficients) for strength in STRENGTHS]
         return self.solve(STRENGTHS[int(np.argmin(losses))])

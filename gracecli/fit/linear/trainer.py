@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from threading import Lock
 from typing import Any
 
@@ -95,9 +97,7 @@ class LinearTrainer(Trainer):
             parts = self._equations(data.train, self.graphs, folds, report=True)
         finally:
             self._say.close()
-        whole = NormalEquations(design.size)
-        for part in parts:
-            whole.merge(part)
+        whole = reduce(add, parts)
         ridge = Ridge(whole)
         if folds > 1:
             solution, how = ridge.by_cross_validation(whole, parts), f"{folds}-fold cross-validation"
@@ -144,7 +144,7 @@ class LinearTrainer(Trainer):
                 if report:
                     self._say.count(before + count, len(frames), "structure")
 
-            found.append(NormalEquations(self.design.size))
+            found.append(NormalEquations.empty(self.design.size))
             accumulate(found[-1], rows_of, counts[list(members)].tolist(), self.threads, done)
             before += len(members)
         return found

@@ -80,7 +80,6 @@ class TensorAlgebra:
 class _Table:
     """Coefficients [intervals + 5, l, n padded] of one radial function on [0, end], and their place in the gradient."""
 
-    name: str
     coefficients: Any
     intervals: int
     end: float
@@ -106,37 +105,36 @@ class TrainingTables:
         self._intervals = intervals
         self._elements = elements
         self._new_slot = slot
-        self._tables: list[_Table] = []
+        self._tables: dict[str, _Table] = {}
 
     def projected(self, name: str, channels: int) -> None:
         """Never: functions common to all degrees would need products of weights per pair of elements."""
 
     def full(self, name: str) -> tuple[int, int]:
         """Number of the table, and the padded number of channels."""
-        if name not in [table.name for table in self._tables]:
+        if name not in self._tables:
             if name not in self._intervals:
                 raise ModelError(f"native training: the radial function {name!r} depends on more than the distance")
-            self._tables.append(self._tabulate(name))
-        number = [table.name for table in self._tables].index(name)
-        return number, int(self._tables[number].coefficients.shape[-1])
+            self._tables[name] = self._tabulate(name)
+        return list(self._tables).index(name), int(self._tables[name].coefficients.shape[-1])
 
     def slot(self, number: int) -> int:
         """Place of a table in the gradient."""
-        return self._tables[number].slot
+        return list(self._tables.values())[number].slot
 
     def _tabulate(self, name: str) -> _Table:
         table = RadialTable(self._network.blocks[name], self._intervals[name])
         coefficients = tf.cast(table.coefficients(), tf.float64)
         coefficients = tf.pad(coefficients, [[0, 0], [0, 0], [0, -coefficients.shape[-1] % LANES]])
-        return _Table(name, coefficients, table.grid.intervals, float(table.grid.end), self._new_slot(coefficients))
+        return _Table(coefficients, table.grid.intervals, float(table.grid.end), self._new_slot(coefficients))
 
     def encoded(self) -> list[list[Any]]:
         """Fields of every table."""
         pairs = (self._elements, self._elements)
         return [
-            [int(np.prod(t.coefficients.shape[1:])), 1, *np.zeros(pairs, int).flat, np.full(pairs, t.end), t.intervals,
+            [int(np.prod(t.coefficients.shape[1:])), 1, *[0] * self._elements**2, np.full(pairs, t.end), t.intervals,
              t.coefficients]
-            for t in self._tables
+            for t in self._tables.values()
         ]  # fmt: skip
 
 

@@ -184,9 +184,8 @@ class LoweringBase:
     def _chemistry(self, path: str, embedding: str) -> Any:
         """Linear map of the embedding for the elements present, [elements, ...]."""
         w = self.w(path)
-        full = (
-            self.w(f"{embedding}/w") @ w / np.sqrt(w.shape[0])
-        )  # of all elements: bits must not depend on who is present
+        # of all elements: bits must not depend on who is present
+        full = self.w(f"{embedding}/w") @ w / np.sqrt(w.shape[0])
         return self.algebra.take(full, self.elements)
 
     def _bond_item(self, phase: int, code: BondCode, fields: list[Any], tensor: Tensor | None) -> None:

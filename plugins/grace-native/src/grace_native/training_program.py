@@ -55,6 +55,10 @@ class TensorAlgebra:
         """Entries along the first axis."""
         return x if list(indices) == list(range(x.shape[0])) else tf.gather(x, list(indices))
 
+    def columns(self, x: Any) -> list[Any]:
+        """Entries along the last axis, all at once: the gradient of one at a time is as large as all of them."""
+        return tf.unstack(self.array(x), axis=-1)
+
     def swap(self, x: Any) -> Any:
         """Last two axes exchanged."""
         return tf.linalg.matrix_transpose(self.array(x))
@@ -203,6 +207,7 @@ class TrainingProgram:
         self._fixed = {name: variable.numpy() for name, variable in variables.items() if not variable.trainable}
         self.code = np.zeros(0, np.int64)
         self.size = self.constant_slot = 0
+        self._block = np.empty(0)
         self._intervals = {
             name: enough_intervals(block, tolerance)
             for name, block in network.blocks.items()
@@ -212,8 +217,11 @@ class TrainingProgram:
         self._pull_back = tf.function(self._make_pull_back, autograph=False, jit_compile=True)
 
     def numbers(self) -> Array:
-        """N for the present weights."""
-        return np.asarray(self._numbers().numpy())
+        """N for the present weights, in a block that the next call writes to again."""
+        parts = [np.frombuffer(memoryview(part)) for part in self._numbers()]  # no copies: up to a hundred megabytes
+        if not self._block.size:
+            self._block = np.empty(sum(part.size for part in parts))
+        return np.concatenate(parts, out=self._block)
 
     def pull_back(self, gradient: Array) -> list[tf.Tensor]:
         """Gradients by the variables from one by S."""
@@ -226,9 +234,9 @@ class TrainingProgram:
         self.size = lowering.size
         return lowering
 
-    def _make_numbers(self) -> tf.Tensor:
+    def _make_numbers(self) -> list[tf.Tensor]:
         self.code, parts = self._lower().program.encoded_parts()
-        return tf.concat([tf.reshape(tf.convert_to_tensor(p, tf.float64), [-1]) for p in (*parts, np.zeros(1))], 0)
+        return [tf.convert_to_tensor(p, tf.float64) for p in (*parts, np.zeros(1))]
 
     def _make_pull_back(self, gradient: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:

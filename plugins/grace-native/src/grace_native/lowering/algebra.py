@@ -30,6 +30,10 @@ class ArrayAlgebra:
         """Entries along the first axis."""
         return x[list(indices)]
 
+    def columns(self, x: Any) -> list[Any]:
+        """Entries along the last axis."""
+        return [x[..., i] for i in range(x.shape[-1])]
+
     def swap(self, x: Any) -> Any:
         """Last two axes exchanged."""
         return np.swapaxes(x, -1, -2)

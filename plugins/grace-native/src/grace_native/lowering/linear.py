@@ -23,17 +23,17 @@ class LinearSteps(LoweringBase):
         first_pair = np.concatenate([[0], np.cumsum([m[2] for m in matches])]).astype(int)
         scale_left = 1.0 / np.sqrt(left.channels) if node.normalize else 1.0
         scale_right = 1.0 / np.sqrt(right.channels) if node.normalize else 1.0
-        w_left = self.by_element(self.w(f"{node.name}/w_left"), node.element_left) if node.left_weights else None
-        w_right = self.by_element(self.w(f"{node.name}/w_right"), node.element_right)
+        w_left = self._columns(f"{node.name}/w_left", node.element_left) if node.left_weights else None
+        w_right = self._columns(f"{node.name}/w_right", node.element_right)
         blocks, owners, outs = [], [], []
         for u in sorted(out.row_of):
             _, first, count = matches[u]
             factor = 1.0 / np.sqrt(1 + count) if node.output_norm else 1.0
-            own = np.eye(out.channels) if w_left is None else w_left[..., u] * scale_left
+            own = np.eye(out.channels) if w_left is None else w_left[u] * scale_left
             terms = [LinearTerm(left_tensor.at(u), left.channels, own * factor)]
             sources = [(left_tensor, u)]
             for v in range(first, first + count):
-                weights = w_right[..., first_pair[u] + v - first] * (scale_right * factor)
+                weights = w_right[first_pair[u] + v - first] * (scale_right * factor)
                 terms.append(LinearTerm(right_tensor.at(v), right.channels, weights))
                 sources.append((right_tensor, v))
             blocks.append(LinearBlock(out.at(u), out.channels, left.table.groups[u].size, False, terms))
@@ -48,8 +48,8 @@ class LinearSteps(LoweringBase):
         counts = dict.fromkeys(out.row_of, 0)
         for source, groups in zip(node.sources, info.collected, strict=True):
             held, tensor = self.info(source), self.tensors.get(source)
-            weights = self.by_element(self.w(f"{node.name}/reducing_{source}"), node.element_dependent)
-            weights = weights * (node.scale / np.sqrt(held.channels) if node.normalize else 1.0)
+            weights = self._columns(f"{node.name}/reducing_{source}", node.element_dependent)
+            scale = node.scale / np.sqrt(held.channels) if node.normalize else 1.0
             for place, g in enumerate(groups):
                 group = held.table.groups[g]
                 target = next(
@@ -60,7 +60,7 @@ class LinearSteps(LoweringBase):
                     continue
                 assert tensor is not None
                 counts[target] += 1
-                term = LinearTerm(tensor.at(g), held.channels, weights[..., place])
+                term = LinearTerm(tensor.at(g), held.channels, weights[place] * scale)
                 phase = min(max(self.phase(source), 0), own_phase)
                 parts.setdefault(phase, {}).setdefault(target, []).append((term, (tensor, g)))
         divisor = {t: np.sqrt(c) if node.output_norm and c else 1.0 for t, c in counts.items()}
@@ -83,6 +83,10 @@ class LinearSteps(LoweringBase):
             for target, size in ((t, info.table.groups[t].size) for t in out.row_of):
                 value = node.initial_value / divisor[target]
                 self.forward(max(parts), Operation(Code.ADD_CONSTANT, [out.at(target), out.channels, size, value]))
+
+    def _columns(self, name: str, dependent: bool) -> list[Any]:
+        """Weights [elements, in, out] or [in, out] of every entry along the last axis."""
+        return self.algebra.columns(self.by_element(self.w(name), dependent))
 
     def _invariants(
         self, phase: int, node: Reduce, parts: dict[int, list[tuple[LinearTerm, tuple[Tensor, int]]]]

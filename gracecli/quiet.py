@@ -10,10 +10,12 @@ another that shares the home directory. TensorFlow compares the whole program be
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -110,9 +112,25 @@ def import_tensorflow() -> Any:
         import tensorflow
 
         tensorflow.config.list_physical_devices()
+    _silence_absl(Path(tensorflow.__file__).parent)
     # a program per rung of the shape ladder is meant; TensorFlow would warn about retracing
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return tensorflow
+
+
+def _silence_absl(package: Path) -> None:
+    """Let only fatal messages of the C++ logging library through.
+
+    XLA reads every entry of its cache as text first, which logs an error (``Error parsing text-format``), then as what
+    it is; ``TF_CPP_MIN_LOG_LEVEL`` does not reach that. The name of the function holds the version of the library.
+    """
+    with suppress(OSError, AttributeError):
+        options = (package / "include" / "absl" / "base" / "options.h").read_text(encoding="utf-8")
+        versions = re.findall(r"define ABSL_OPTION_INLINE_NAMESPACE_NAME (\w+)", options)
+        for path in package.glob("libtensorflow_framework.*"):
+            for version_ in versions:
+                name = f"_ZN4absl{len(version_)}{version_}14SetMinLogLevelENS0_18LogSeverityAtLeastE"
+                getattr(ctypes.CDLL(str(path)), name)(3)
 
 
 def settle_xla(tf: Any) -> None:

@@ -1,5 +1,6 @@
 """The TensorFlow engine: batches, few compiles, memory, errors. Physics is in tests/model/test_symmetries.py."""
 
+import os
 import subprocess
 import sys
 
@@ -129,6 +130,21 @@ def test_pair_cutoffs_follow_the_sorted_numbers(tensorflow):
     far, alone = engine.evaluate([build_graph(apart, 4.0), build_graph(apart[:1], 4.0)])
     assert far.energies[0] == pytest.approx(alone.energy, abs=1e-13)
     assert np.abs(far.forces).max() == 0.0
+
+
+@pytest.mark.slow
+def test_programs_from_the_cache_of_xla_come_without_a_word(tmp_path):
+    code = """
+from gracecli.quiet import import_tensorflow
+tf = import_tensorflow()
+for k in range(3):
+    tf.function(lambda x: tf.sin(x) + float(k), jit_compile=True)(tf.zeros(3))
+"""
+    environment = os.environ | {"GRACE_CACHE": str(tmp_path), "GRACE_COMPILE_CACHE": "1", "GRACE_TF_VERBOSE": "0"}
+    for cached in (False, True):
+        assert bool(list(tmp_path.glob("xla/*/*"))) == cached
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_reading_and_initialising_models_is_quiet():

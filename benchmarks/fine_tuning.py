@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from gracecli.fit.config import DataConfig, SetConfig, make_config
+from gracecli.fit.config import DataConfig, SetConfig
+from gracecli.fit.config_read import make_config
 from gracecli.fit.data import Frame, read_set, read_sets
 from gracecli.fit.metrics import Prediction, errors
 from gracecli.fit.progress import Progress

@@ -29,7 +29,8 @@ import numpy as np
 from fine_tuning import score, subset, write_subset
 
 from gracecli.engine.base import Results
-from gracecli.fit.config import DataConfig, SetConfig, make_config
+from gracecli.fit.config import DataConfig, SetConfig
+from gracecli.fit.config_read import make_config
 from gracecli.fit.data import Frame, read_set, read_sets
 from gracecli.fit.loss import FitLoss
 from gracecli.fit.progress import Progress

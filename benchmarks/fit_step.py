@@ -12,7 +12,7 @@ import argparse
 import tempfile
 import time
 
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.trainer import Trainer
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from ase.build import bulk
 
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.progress import Progress
 from gracecli.fit.trainer import Trainer
 from gracecli.store.entry import Entry

@@ -22,7 +22,8 @@ from gracecli.engine.base import Engine
 from gracecli.engine.calculator import GraceCalculator
 from gracecli.engine.create import create_engine
 from gracecli.engine.neighbours import build_graph
-from gracecli.fit.config import FitConfig, load_config
+from gracecli.fit.config import FitConfig
+from gracecli.fit.config_read import load_config
 from gracecli.fit.data import Frame
 from gracecli.fit.metrics import Prediction, full_report
 from gracecli.fit.plots import plot_parity

@@ -21,7 +21,8 @@ from typing import Any
 from recipe_table import comparison, details, evaluate, read_published, read_results, write_result
 
 from gracecli.files import write_text_atomically
-from gracecli.fit.config import FitConfig, load_config
+from gracecli.fit.config import FitConfig
+from gracecli.fit.config_read import load_config
 
 RECIPES = Path(__file__).resolve().parents[1] / "data" / "recipes"
 SKIPPED = ("grace-1l-11el",)

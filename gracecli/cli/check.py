@@ -70,7 +70,7 @@ def command(inputs: tuple[str, ...], strict: bool, as_json: bool, **options: Any
 
 
 def _data(inputs: tuple[str, ...], options: dict[str, Any]) -> DataConfig:
-    from gracecli.fit.config import load_config, make_config
+    from gracecli.fit.config_read import load_config, make_config
 
     keys = {name: options[name] for name in ("energy_key", "forces_key", "stress_key")}
     options = {**options, "test": options["tests"]}

@@ -14,7 +14,7 @@ from gracecli.errors import NotConvergedError, UsageError
 
 if TYPE_CHECKING:
     from gracecli.fit.config import FitConfig
-    from gracecli.fit.trainer import FitResult
+    from gracecli.fit.result import FitResult
 
 _TRAINING_OPTIONS = (
     "epochs", "batch_atoms", "learning_rate", "precision", "radial", "threads", "engine", "workers", "max_time",
@@ -187,7 +187,7 @@ def _run_ensemble(config: FitConfig, seeds: list[int], resume: bool, force: bool
 
 def _settings(inputs: tuple[str, ...], options: dict[str, Any]) -> FitConfig:
     """Settings from the command line and, where given, a file."""
-    from gracecli.fit.config import load_config, make_config
+    from gracecli.fit.config_read import load_config, make_config
 
     overrides = _overrides(options)
     for section, entries in tuning_overrides(options).items():

@@ -158,7 +158,7 @@ def _of_arguments(arguments: tuple[str, ...]) -> Iterator[Atoms]:
 
 
 def _of_recipe(path: Path) -> Iterator[Atoms]:
-    from gracecli.fit.config import load_config
+    from gracecli.fit.config_read import load_config
     from gracecli.fit.data import read_set
 
     data = load_config(path).data

@@ -20,9 +20,9 @@ from gracecli.fit.config import FitConfig
 from gracecli.fit.data import Frame
 from gracecli.fit.metrics import UNITS, Prediction, errors
 from gracecli.fit.progress import Progress
+from gracecli.fit.result import FitResult
 from gracecli.fit.start import create_trainer
 from gracecli.fit.table import plain
-from gracecli.fit.trainer import FitResult
 
 SUMMARY = "ensemble.json"
 Predictions = dict[str, list[Prediction]]

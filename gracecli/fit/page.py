@@ -17,7 +17,7 @@ from gracecli.fit.training_grade import summary
 
 if TYPE_CHECKING:
     from gracecli.fit.config import FitConfig
-    from gracecli.fit.trainer import FitResult
+    from gracecli.fit.result import FitResult
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1080px;margin:2em auto;padding:0 1em}

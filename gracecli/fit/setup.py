@@ -13,7 +13,8 @@ import numpy as np
 
 from gracecli.errors import UsageError
 from gracecli.fit.batches import GraphSet
-from gracecli.fit.config import FitConfig, expand
+from gracecli.fit.config import FitConfig
+from gracecli.fit.config_read import expand
 from gracecli.fit.data import Frame, SetReport, elements_of, read_sets, require_elements, split_validation
 from gracecli.fit.metrics import UNITS
 from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_reference, force_rms

@@ -16,7 +16,7 @@ from gracecli.fit.metrics import UNITS
 
 if TYPE_CHECKING:
     from gracecli.fit.config import FitConfig
-    from gracecli.fit.trainer import FitResult
+    from gracecli.fit.result import FitResult
 
 LOG_COLUMNS = (
     "epoch", "step", "learning_rate", "loss", "loss_energy", "loss_forces", "loss_stress", "gradient_norm",

@@ -6,16 +6,14 @@ epoch, learning rate. A checkpoint therefore is the arrays and a position, and a
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gracecli.errors import GraceError, InputError, PhysicsError
+from gracecli.errors import InputError, PhysicsError
 from gracecli.fit.batches import FitBatch, GraphSet, epoch_plan, fill_fraction, packed_steps, sequential_plan
 from gracecli.fit.checkpoint import (
     Checkpoint,
@@ -25,7 +23,8 @@ from gracecli.fit.checkpoint import (
     save_checkpoint,
     without_prefix,
 )
-from gracecli.fit.config import FitConfig, parse_time
+from gracecli.fit.config import FitConfig
+from gracecli.fit.config_check import parse_time
 from gracecli.fit.data import Frame
 from gracecli.fit.engines import EvaluationMaker
 from gracecli.fit.lbfgs import LbfgsStoppedError, run_epoch
@@ -33,8 +32,10 @@ from gracecli.fit.loss import FitLoss, count_labels
 from gracecli.fit.metrics import Prediction, errors, full_report, mean_loss
 from gracecli.fit.plots import plot_curves, plot_parity
 from gracecli.fit.progress import Progress, time_text
+from gracecli.fit.result import CHECKPOINT, LOG, MODEL, PAGE, REPORT, FitResult
 from gracecli.fit.schedule import ends_early, final_loss, learning_rate, loss_weights, progress_of
 from gracecli.fit.setup import FitData, build_adapter, build_network, model_metadata, prepare_data
+from gracecli.fit.stop import Stop, TrainingInterrupted
 from gracecli.fit.table import write_log
 from gracecli.fit.tensorboard import EventLog
 from gracecli.fit.training_grade import grade_file, summary
@@ -44,89 +45,8 @@ from gracecli.fit.tuning.start import PREPARED
 from gracecli.fit.workers.share import Dealer, SharedCompute, shared_predictions
 from gracecli.fit.workers.team import Team, WorkerLostError
 
-CHECKPOINT, MODEL, LOG = "checkpoint.npz", "model.grace", "log.csv"
-REPORT, PAGE = "report.json", "report.html"
 COMPARE_STEPS = 100
 """Steps after which workers compare their weights, besides the end of every epoch."""
-
-
-class TrainingInterrupted(GraceError):
-    """A signal ended the fit; the checkpoint is saved."""
-
-    exit_code = 130
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit returns.
-
-    Attributes
-    ----------
-    completed : bool
-        All epochs were done; otherwise the time limit was reached and a checkpoint was saved.
-    directory, model : Path
-        Folder of all files; the model file (best validation loss so far).
-    epochs, steps : int
-        Done so far.
-    best_epoch : int
-        Epoch (from 1) of the model; 0 without validation.
-    seconds : float
-        Training time over all runs.
-    metrics : dict
-        ``valid`` and ``test`` reports of :func:`gracecli.fit.metrics.full_report`.
-    reference : dict
-        Reference energies, eV/atom.
-    parameters : int
-    gamma : dict, optional
-        What the extrapolation grade was made from (:func:`gracecli.fit.training_grade.grade_file`).
-    """
-
-    completed: bool
-    directory: Path
-    model: Path
-    epochs: int
-    steps: int
-    best_epoch: int
-    seconds: float
-    metrics: dict[str, Any]
-    reference: dict[str, float]
-    parameters: int
-    gamma: dict[str, Any] | None = None
-
-
-@dataclass
-class _Stop:
-    """Reasons to end before the last epoch."""
-
-    deadline: float | None
-    signal_number: int | None = None
-    old_handlers: dict[int, Any] = field(default_factory=dict)
-
-    def install(self) -> None:
-        """Let SIGINT and SIGTERM end the run after the present step."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.old_handlers[number] = signal.signal(number, self._receive)
-            except ValueError:  # not the main thread: signals are somebody else's business
-                return
-
-    def restore(self) -> None:
-        """Put the old handlers back."""
-        for number, handler in self.old_handlers.items():
-            signal.signal(number, handler)
-        self.old_handlers.clear()
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self.signal_number is not None:  # asked twice: leave at once, the last checkpoint counts
-            raise KeyboardInterrupt
-        self.signal_number = number
-
-    @property
-    def wish(self) -> int:
-        """0: go on; 1: the time is over; 2: a signal came."""
-        if self.signal_number is not None:
-            return 2
-        return int(self.deadline is not None and time.monotonic() > self.deadline)
 
 
 class Trainer:
@@ -161,7 +81,7 @@ class Trainer:
         self._say = progress or Progress(quiet=True)
         self._after_step = after_step
         limit = config.training.max_time
-        self._stop = _Stop(None if limit is None else time.monotonic() + parse_time(limit))
+        self._stop = Stop(None if limit is None else time.monotonic() + parse_time(limit))
         if self.team.chief:
             self._prepare_directory(resume, force)
         in_turn = config.tuning.strategy is not None  # the chief writes what the others then read

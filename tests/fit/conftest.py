@@ -119,7 +119,7 @@ def thread_teams():
 @pytest.fixture(scope="session")
 def together():
     """``together(settings, size, change)``: results (or what was raised) of every worker of a fit."""
-    from gracecli.fit.config import make_config
+    from gracecli.fit.config_read import make_config
     from gracecli.fit.trainer import Trainer
 
     def run(content, size: int, change=lambda trainer: None, **options) -> list:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gracecli.fit.batches import Capacity, GraphSet
-from gracecli.fit.config import LossConfig, make_config
+from gracecli.fit.config import LossConfig
+from gracecli.fit.config_read import make_config
 from gracecli.fit.loss import FitLoss, LabelCounts, huber
 from gracecli.fit.reference import adapt_blueprint
 from gracecli.fit.setup import build_network, prepare_data

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from gracecli.errors import InputError, UsageError
-from gracecli.fit.config import FitConfig, load_config, make_config, parse_time
+from gracecli.fit.config import FitConfig
+from gracecli.fit.config_check import parse_time
+from gracecli.fit.config_read import load_config, make_config
 
 
 def test_unknown_key_names_the_nearest():

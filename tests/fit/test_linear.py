@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from gracecli.engine.neighbours import build_graph
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.linear.design import Design
 from gracecli.fit.linear.solve import STRENGTHS, NormalEquations, Ridge, accumulate
 from gracecli.fit.linear.trainer import fixed_weights
@@ -207,7 +207,7 @@ def test_a_linear_fit_needs_no_tensorflow_and_its_errors_are_those_of_the_file(c
     code = f"""
 import json, sys
 from pathlib import Path
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.start import create_trainer
 create_trainer(make_config(json.loads(Path({str(tmp_path / "settings.json")!r}).read_text()))).run()
 assert "tensorflow" not in sys.modules

@@ -11,7 +11,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from gracecli.errors import InputError, UsageError
-from gracecli.fit.config import DataConfig, SetConfig, make_config
+from gracecli.fit.config import DataConfig, SetConfig
+from gracecli.fit.config_read import make_config
 from gracecli.fit.data import read_set
 from gracecli.fit.frametable import table_of
 from gracecli.fit.primitive import primitive_frame

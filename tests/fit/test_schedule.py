@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from gracecli.errors import UsageError
-from gracecli.fit.config import LossConfig, StageConfig, TrainingConfig, make_config
+from gracecli.fit.config import LossConfig, StageConfig, TrainingConfig
+from gracecli.fit.config_read import make_config
 from gracecli.fit.schedule import SCHEDULES, ends_early, final_loss, learning_rate, loss_weights, stalls
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from gracecli.errors import InputError, UsageError
 from gracecli.fit.checkpoint import load_checkpoint
-from gracecli.fit.config import DataConfig, SetConfig, make_config
+from gracecli.fit.config import DataConfig, SetConfig
+from gracecli.fit.config_read import make_config
 from gracecli.fit.data import read_set
 from gracecli.fit.frametable import table_of
 from gracecli.fit.stream import open_set, stream_sets

@@ -13,8 +13,9 @@ import pytest
 
 from gracecli.errors import InputError
 from gracecli.fit.checkpoint import load_checkpoint
-from gracecli.fit.config import make_config
-from gracecli.fit.trainer import Trainer, TrainingInterrupted
+from gracecli.fit.config_read import make_config
+from gracecli.fit.stop import TrainingInterrupted
+from gracecli.fit.trainer import Trainer
 
 EPOCHS = 100
 REPOSITORY = Path(__file__).resolve().parents[2]

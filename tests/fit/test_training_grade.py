@@ -12,7 +12,7 @@ from gracecli.engine.create import create_engine
 from gracecli.engine.grading import want_gamma
 from gracecli.engine.neighbours import build_graph
 from gracecli.fit.batches import GraphSet
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.start import create_trainer
 from gracecli.fit.training_grade import sampled
 from gracecli.model.heads import map_heads

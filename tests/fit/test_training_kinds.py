@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gracecli.fit.checkpoint import load_checkpoint
-from gracecli.fit.config import load_config, make_config
+from gracecli.fit.config_read import load_config, make_config
 from gracecli.fit.template import keys, template
 from gracecli.fit.trainer import Trainer
 

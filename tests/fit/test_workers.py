@@ -18,8 +18,9 @@ import pytest
 
 from gracecli.errors import UsageError
 from gracecli.fit.checkpoint import load_checkpoint
-from gracecli.fit.config import make_config
-from gracecli.fit.trainer import Trainer, TrainingInterrupted
+from gracecli.fit.config_read import make_config
+from gracecli.fit.stop import TrainingInterrupted
+from gracecli.fit.trainer import Trainer
 from gracecli.fit.workers.cluster import Cluster, find_cluster
 from gracecli.fit.workers.team import WorkerLostError, WorkersDisagreeError
 

@@ -16,7 +16,7 @@ from recipe_table import comparison, details, errors_of, evaluate, read_publishe
 from run_recipes import configuration, recipe_names
 
 from gracecli import GraceCalculator
-from gracecli.fit.config import load_config
+from gracecli.fit.config_read import load_config
 from gracecli.fit.data import FILTERS
 from gracecli.registry.resolve import DEFAULT_MODEL, bundled_models
 

@@ -36,9 +36,10 @@ from gracecli.fit.linear.solve import (
 )
 from gracecli.fit.metrics import Prediction
 from gracecli.fit.reference import adapt_blueprint
+from gracecli.fit.result import CHECKPOINT, MODEL, FitResult
 from gracecli.fit.schedule import loss_weights
 from gracecli.fit.setup import model_metadata
-from gracecli.fit.trainer import CHECKPOINT, MODEL, FitResult, Trainer
+from gracecli.fit.trainer import Trainer
 from gracecli.model.blueprint import Blueprint, Density, LinearRadial, RadialBasis, ScaleShift
 from gracecli.model.initial import drawn
 from gracecli.model.modelfile import Model, save_model

@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gracecli.errors import InputError, UsageError
-from gracecli.fit.config import AUGMENT, FitConfig, make_config
+from gracecli.fit.config import FitConfig
+from gracecli.fit.config_check import AUGMENT
+from gracecli.fit.config_read import make_config
 from gracecli.fit.metrics import UNITS, Errors
 from gracecli.names import suggestion
 

@@ -25,7 +25,7 @@ from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
 
 from gracecli.errors import UsageError
-from gracecli.fit.config import AUGMENT
+from gracecli.fit.config_check import AUGMENT
 from gracecli.names import suggestion
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def augmented(
     structures : sequence of Atoms
         What ``rattle`` and ``strain`` copy.
     kinds : sequence of str
-        Of :data:`gracecli.fit.config.AUGMENT`.
+        Of :data:`gracecli.fit.config_check.AUGMENT`.
     elements : sequence of str
         For crystals.
     evaluate : callable

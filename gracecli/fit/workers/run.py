@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from gracecli.errors import UsageError
 from gracecli.fit.config import FitConfig
 from gracecli.fit.progress import Progress
+from gracecli.fit.result import FitResult
 from gracecli.fit.start import create_trainer, is_linear
-from gracecli.fit.trainer import FitResult
 from gracecli.fit.workers.cluster import Cluster
 from gracecli.fit.workers.launch import LocalWorkers, Task
 from gracecli.fit.workers.team import CollectiveTeam

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.trainer import Trainer
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gracecli.errors import InputError
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.trainer import Trainer
 from gracecli.model.modelfile import load_model
 

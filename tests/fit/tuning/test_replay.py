@@ -6,7 +6,7 @@ import pytest
 
 from gracecli.errors import InputError, UsageError
 from gracecli.fit.checkpoint import load_checkpoint
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.trainer import Trainer
 from gracecli.fit.tuning.replay import LABELLED
 from gracecli.model.heads import head_names, select_head

@@ -5,7 +5,7 @@ import pytest
 
 from gracecli.errors import InputError, UsageError
 from gracecli.fit.checkpoint import load_checkpoint
-from gracecli.fit.config import make_config
+from gracecli.fit.config_read import make_config
 from gracecli.fit.trainer import Trainer
 from gracecli.fit.tuning.strategy import STRATEGIES, by_role, listing, movements
 from gracecli.model.modelfile import load_model

@@ -32,9 +32,7 @@ from gracecli.engine.base import Results
 from gracecli.fit.config import DataConfig, SetConfig
 from gracecli.fit.config_read import make_config
 from gracecli.fit.data import Frame, read_set, read_sets
-from gracecli.fit.loss import FitLoss
 from gracecli.fit.progress import Progress
-from gracecli.fit.setup import build_network
 from gracecli.fit.trainer import Trainer
 from gracecli.fit.tuning.label import evaluate
 from gracecli.fit.tuning.listing import make_listing
@@ -76,39 +74,6 @@ def unshifted(model: Model, trainer: Trainer) -> Model:
     return apply_shift(model, {element: -value for element, value in tuning.record["shift"]["shifts"].items()})
 
 
-class OneProgram:
-    """One compiled program for all strategies on one head: gradients by everything, of which each takes its part."""
-
-    def __init__(self) -> None:
-        self._compute: Any = None
-        self._network: Any = None
-        self._trainer: Any = None
-        self._names: list[str] = []
-
-    def serve(self, trainer: Trainer) -> None:
-        """Evaluate for this trainer from now on."""
-        from gracecli.fit.tuning.adapter import Adapter  # TensorFlow is there by now, imported quietly
-
-        if self._compute is None:
-            self._network, _ = build_network(trainer.config, trainer.data, trainer.graphs.average_neighbours)
-            loss = FitLoss(trainer.config.loss, trainer.counts)
-            self._compute = Adapter(self._network).compute(loss, trainer.config.training.radial, 1)
-        names = {id(variable): name for name, variable in trainer.network.trainable_by_name.items()}
-        self._trainer, self._names = trainer, [names[id(variable)] for variable in trainer.adapter.targets]
-        trainer.compute = self
-
-    def gradients(self, batches: Any, weights: Any = None) -> tuple[list[Any], Any]:
-        """As of :class:`gracecli.fit.compute.Compute`."""
-        for name, variable in self._network.variables_by_name.items():
-            variable.assign(self._trainer.network.variables_by_name[name])
-        found, terms = self._compute.gradients(batches, weights)
-        by_name = dict(zip(sorted(self._network.trainable_by_name), found, strict=True))
-        return [by_name[name] for name in self._names], terms
-
-    def close(self) -> None:
-        """Nothing to end: the next trainer goes on."""
-
-
 class Study:
     """The new task, the old one in two parts, and every strategy's errors on them."""
 
@@ -132,11 +97,10 @@ class Study:
             ABSENT: [f for f in old if not present & set(f.atoms.numbers.tolist())],
         }
         self.present = present
-        self.program = OneProgram()
         self.before = {name: self.results(self.base, frames) for name, frames in self.old.items()}
 
     def results(self, model: Model, frames: Sequence[Frame]) -> list[Results]:
-        """Through the engine, in double precision."""
+        """Through the engine."""
         return evaluate(model, [frame.atoms for frame in frames])
 
     def settings(self, strategy: str, rate: float, directory: str) -> dict[str, Any]:
@@ -148,7 +112,7 @@ class Study:
             "tuning": {"strategy": strategy, "replay_structures": old},
             "training": {
                 "epochs": self.arguments.epochs, "learning_rate": rate, "final_learning_rate": 2e-5,
-                "batch_atoms": 60,
+                "batch_atoms": 60, "precision": "fp64",
             },
             "output": {"directory": directory, "tensorboard": False},
         }  # fmt: skip
@@ -159,8 +123,6 @@ class Study:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as directory:
             trainer = Trainer(make_config(self.settings(strategy, rate, directory)), Progress(), force=True)
-            if strategy != "replay":
-                self.program.serve(trainer)
             steps = len(trainer._plan(0))
 
             def look(step: int) -> None:

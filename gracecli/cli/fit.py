@@ -257,6 +257,7 @@ def _table(result: FitResult) -> str:
         if len(sets) > 1:
             rows.append(error_row(f"{split} all", report["overall"]))
     from gracecli.fit.progress import time_text
+    from gracecli.fit.reference import energies_text
     from gracecli.fit.training_grade import summary
 
     pairs = [
@@ -266,7 +267,7 @@ def _table(result: FitResult) -> str:
         ("best epoch", result.best_epoch or None),
         ("training time", time_text(result.seconds)),
         ("extrapolation grade", summary(result.gamma) if result.gamma else None),
-        ("reference energies (eV/atom)", ", ".join(f"{k} {v:.4f}" for k, v in result.reference.items())),
+        ("reference energies (eV/atom)", energies_text(result.reference)),
     ]
     table = format_table(_COLUMNS, rows) + "\n\n" if rows else ""
     return table + format_pairs((name, value) for name, value in pairs if value is not None)

@@ -45,6 +45,18 @@ class ReferenceEnergies:
     warning: str | None = None
 
 
+LISTED = 12
+"""Most elements whose reference energies are printed one by one."""
+
+
+def energies_text(energies: Mapping[str, float]) -> str:
+    """Reference energies for the screen: all of a few elements, the range of many."""
+    if len(energies) <= LISTED:
+        return ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in energies.items())
+    low, high = min(energies, key=energies.__getitem__), max(energies, key=energies.__getitem__)
+    return f"{len(energies)} elements, from {low} {energies[low]:.4f} to {high} {energies[high]:.4f}"
+
+
 def fit_reference(
     frames: Sequence[Frame], elements: Sequence[str], given: Mapping[str, float] | None = None
 ) -> ReferenceEnergies:

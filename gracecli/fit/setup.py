@@ -17,7 +17,7 @@ from gracecli.fit.config import FitConfig
 from gracecli.fit.config_read import expand
 from gracecli.fit.data import Frame, SetReport, elements_of, read_sets, require_elements, split_validation
 from gracecli.fit.metrics import UNITS
-from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, fit_reference, force_rms
+from gracecli.fit.reference import ReferenceEnergies, adapt_blueprint, energies_text, fit_reference, force_rms
 from gracecli.fit.sources import with_stored_splits
 from gracecli.fit.stream import stream_sets, worth_streaming
 from gracecli.fit.table import plain
@@ -140,8 +140,8 @@ def prepare_data(config: FitConfig, say: Callable[[str], None], prepared: Path |
     if reference.warning:
         say(f"warning: {reference.warning}")
     train, (valid, test) = apply_weighting(train, [valid, test], data)
-    values = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in reference.energies.items())
-    say(f"reference energies (eV/atom, {'fitted' if reference.fitted else 'given'}): {values}")
+    how = "fitted" if reference.fitted else "given"
+    say(f"reference energies (eV/atom, {how}): {energies_text(reference.energies)}")
     say(f"they leave {reference.residual:.3f} eV/atom RMS; condition number {reference.condition:.3g}")
     if start:
         scale = next((n.scale for n in start.blueprint.of_type(ScaleShift)), 1.0)

@@ -9,11 +9,12 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.data import chemical_symbols
 
 from gracecli.errors import InputError
 from gracecli.fit.config import DataConfig, SetConfig
 from gracecli.fit.data import elements_of, read_set, read_sets, require_elements, split_validation
-from gracecli.fit.reference import fit_reference, force_rms
+from gracecli.fit.reference import energies_text, fit_reference, force_rms
 
 
 def labelled(energy: float, symbols: str = "Cu2", **info) -> Atoms:
@@ -161,3 +162,10 @@ def test_given_reference_energies(tmp_path):
 
 def test_force_scale(tmp_path):
     assert force_rms(frames_of(tmp_path, [("Cu2", -8.0)])) == pytest.approx(0.7 / np.sqrt(3), rel=1e-6)
+
+
+def test_reference_energies_of_many_elements_fit_a_line():
+    few = {"Cu": -3.7281, "Ni": -5.4687}
+    assert energies_text(few) == "Cu -3.7281, Ni -5.4687"
+    many = {symbol: -float(number) for number, symbol in enumerate(chemical_symbols[1:85], start=1)}
+    assert energies_text(many) == "84 elements, from Po -84.0000 to H -1.0000"

@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
-from gracecli.cli.options import model_options
+from gracecli.cli.options import HEAD, model_options
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def committee_options(function: Decorated) -> Decorated:
-    """The options of :func:`model_options`, with ``-m`` any number of times (parameter ``models``: a tuple)."""
+    """The options of :func:`model_options`, with ``-m`` any number of times.
+
+    The parameter ``models`` holds them one by one, files of folders and heads included (None: the bundled model).
+    """
     function = model_options(function)
     own = next(option for option in function.__click_params__ if option.name == "model")  # type: ignore[attr-defined]
     place = function.__click_params__.index(own)  # type: ignore[attr-defined]
@@ -22,10 +25,19 @@ def committee_options(function: Decorated) -> Decorated:
         ["-m", "--model", "models"],
         multiple=True,
         metavar="NAME|PATH",
+        callback=_members,
         help="Model; several, or a folder of .grace files, are a committee: results are of the first, with the "
         "spread of all. [default: the bundled model]",
     )
     return function
+
+
+def _members(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str | None, ...]:
+    from gracecli.registry.resolve import with_head
+
+    found = members(value)
+    head = context.meta.get(HEAD)
+    return tuple(found) if head is None else tuple(str(with_head(name, head)) for name in found)
 
 
 def members(given: Sequence[str]) -> list[str | None]:

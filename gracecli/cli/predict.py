@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gracecli.cli.committee import committee_options, members
+from gracecli.cli.committee import committee_options
 from gracecli.cli.gamma import GammaJob, gamma_options
 from gracecli.cli.many import Memory, spread_options, store_options
 from gracecli.cli.options import (
@@ -42,7 +42,7 @@ from gracecli.cli.options import (
 @verbosity_options
 def command(
     structures: tuple[str, ...],
-    models: tuple[str, ...],
+    models: tuple[str | None, ...],
     engine: str,
     precision: str | None,
     engine_option: dict[str, Any],
@@ -81,7 +81,7 @@ def command(
     from gracecli.run.work import EngineChoice
 
     spread, memory = Spread(batch, jobs, dask), Memory(store, rerun)
-    model, *others = members(models)
+    model, *others = models
     if others and store is not None:
         raise UsageError("the spread of several models is not kept in a store", "leave --store out, or give one model")
     choice = EngineChoice.of(model, engine, precision, engine_option)

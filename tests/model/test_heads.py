@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import h5py
 import numpy as np
 import pytest
 from ase.build import bulk
+from click.testing import CliRunner
 
+from gracecli.cli.main import main
 from gracecli.engine.calculator import GraceCalculator
 from gracecli.errors import ModelError
 from gracecli.model.heads import head_names, join_heads, select_head
@@ -111,6 +114,23 @@ def test_engines_run_any_head(levels, path, tmp_path, engine):
             assert found.forces.tobytes() == expected.forces.tobytes()
     default = GraceCalculator(path, engine).evaluate([atoms])[0]
     assert default.energy == pytest.approx(GraceCalculator(path, engine, head="r2scan").evaluate([atoms])[0].energy)
+
+
+@pytest.mark.parametrize("command", ["predict", "relax"])
+def test_commands_use_the_head_that_is_named(command, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    atoms = bulk("Cu", a=3.7, cubic=True)
+    atoms.write("Cu.cif")
+    energies = {}
+    for head in ("r2scan", "pbe"):
+        words = [command, "Cu.cif", "-m", str(path), "--head", head, "--json"]
+        words += ["--steps", "0", "-o", f"{head}.extxyz"] if command == "relax" else []
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        energies[head] = re.search(r'"energy": (-?[\d.]+)', result.stdout)[1]
+        atoms.calc = GraceCalculator(path, head=head)
+        assert float(energies[head]) == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+    assert energies["pbe"] != energies["r2scan"]
 
 
 def test_elements_and_precision_of_all_heads_change_together(joined, levels):

@@ -131,6 +131,8 @@ def comparison(results: Sequence[dict[str, Any]], published: dict[str, Any]) -> 
         measure, wanted = entry["measure"], entry.get("set", title)
         group = f"{wanted}/{entry['kind']}" if "kind" in entry else wanted
         ours = [(result, row) for result in results for row in result["rows"] if row["group"] == group]
+        if results and not ours:  # nothing to compare with
+            continue
         sizes = {row["structures"] for _, row in ours}
         atoms = 15 if title == "acetylacetone" else 1
         values = [(m["energy"] / (atoms if m.get("per") == "structure" else 1), m["forces"]) for m in entry["models"]]

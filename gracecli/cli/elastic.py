@@ -39,6 +39,7 @@ def command(
     precision: str | None,
     engine_option: dict[str, Any],
     strict: bool,
+    max_gamma: float | None,
     store: Path | None,
     rerun: bool,
     plots: bool,
@@ -54,7 +55,8 @@ def command(
     elastic.json, young.png (Young's modulus over all directions), the relaxed reference.
 
     \b
-    Exit codes: 0 done; 3 something did not relax; 4 bad input; 5 some of many failed; 9 unstable, with --strict.
+    Exit codes: 0 done; 3 something did not relax; 4 bad input; 5 some of many failed; 9 unstable, with
+    --strict, or beyond --max-gamma.
     """
     from gracecli.cli.elastic_job import ElasticJob
     from gracecli.cli.relax import make_calculator
@@ -63,7 +65,7 @@ def command(
     from gracecli.run.work import EngineChoice
 
     settings, memory = ElasticSettings(**options), Memory(store, rerun)
-    job = ElasticJob(as_json=as_json, settings=settings, strict=strict, plots=plots)
+    job = ElasticJob(as_json=as_json, max_gamma=max_gamma, settings=settings, strict=strict, plots=plots)
     job.read(structures)
     job.plan(output, force)
     if job.runnable:

@@ -41,6 +41,7 @@ def command(
     engine: str,
     precision: str | None,
     engine_option: dict[str, Any],
+    max_gamma: float | None,
     store: Path | None,
     rerun: bool,
     plots: bool,
@@ -55,7 +56,8 @@ def command(
     NAME.eos/ in the current folder (-o names another): eos.json, eos.csv, eos.png, the relaxed reference.
 
     \b
-    Exit codes: 0 done; 3 something did not relax; 4 bad input; 5 some of many failed; 9 no minimum in the range.
+    Exit codes: 0 done; 3 something did not relax; 4 bad input; 5 some of many failed; 9 no minimum in
+    the range, or beyond --max-gamma.
     """
     from gracecli.cli.eos_job import EosJob
     from gracecli.cli.relax import make_calculator
@@ -64,7 +66,7 @@ def command(
     from gracecli.run.work import EngineChoice
 
     settings, memory = EosSettings(**options), Memory(store, rerun)
-    job = EosJob(as_json=as_json, settings=settings, plots=plots)
+    job = EosJob(as_json=as_json, max_gamma=max_gamma, settings=settings, plots=plots)
     job.read(structures)
     job.plan(output, force)
     if job.runnable:

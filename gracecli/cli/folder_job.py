@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gracecli.cli.gamma import limit_option
 from gracecli.cli.many import store_options
 from gracecli.cli.options import (
     Decorated,
@@ -21,7 +22,7 @@ from gracecli.cli.options import (
     verbosity_options,
 )
 from gracecli.cli.output import emit_json, json_text, plain, progress, verbosity, warn
-from gracecli.errors import GraceError, InputError, PartialFailureError
+from gracecli.errors import GraceError, InputError, PartialFailureError, PhysicsError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 
 
 def folder_options(function: Decorated) -> Decorated:
-    """What all commands that make a folder per structure take: store, pictures, output, JSON, settings, verbosity."""
+    """What all commands that make a folder per structure take: grades, store, pictures, output, JSON, settings ..."""
+    limit = limit_option("Beyond it the results are written all the same, and the exit code is 9.")
     for option in (
-        verbosity_options, config_option, json_option, force_option, output_option, plots_option, store_options,
+        verbosity_options, config_option, json_option, force_option, output_option, plots_option, store_options, limit,
     ):  # fmt: skip
         function = option(function)
     return function
@@ -72,6 +74,8 @@ class FolderJob:
     kind : str
         Ending of the folders, and name of the document in them: ``phonons`` -> ``NAME.phonons/phonons.json``.
     as_json : bool
+    max_gamma : float, optional
+        Extrapolation grade that the geometry of a result may have.
     """
 
     kind: str
@@ -79,6 +83,7 @@ class FolderJob:
     version: int = 1
     entries: list[Entry] = field(default_factory=list)
     interrupted: bool = False
+    max_gamma: float | None = None
 
     def compute(self, entry: Entry, calculator: GraceCalculator) -> tuple[dict[str, Any], Atoms]:
         """Do the work for one structure, write its folder; its document, and the geometry that it is about."""
@@ -183,6 +188,9 @@ class FolderJob:
 
     def run(self, calculator: GraceCalculator, calculation: Calculation, memory: Memory) -> None:
         """One structure after the other; a failure of one does not stop the others."""
+        from gracecli.run.extrapolation import check_limit
+
+        check_limit(calculator.engine, self.max_gamma, None)
         with memory.open():
             for entry in self.runnable:
                 try:
@@ -230,6 +238,15 @@ class FolderJob:
         if len(self.entries) > 1:
             click.echo(self.summary(documents))
 
+    def _outside(self, document: dict[str, Any]) -> GraceError | None:
+        """A geometry beyond ``--max-gamma``."""
+        from gracecli.run.extrapolation import ADVICE
+
+        found = document.get("extrapolation")
+        if self.max_gamma is None or not found or not found["gamma"] > self.max_gamma:
+            return None
+        return PhysicsError(f"gamma is {found['gamma']:.2f}, beyond {self.max_gamma:g}; results were written", ADVICE)
+
     def finish(self) -> int:
         """Exit code, or the error that carries it."""
         if self.interrupted:
@@ -237,7 +254,7 @@ class FolderJob:
             return 130
         errors = [entry.error for entry in self.entries if entry.error is not None]
         for entry in self.entries:
-            error = None if entry.document is None else self.verdict(entry.document)
+            error = None if entry.document is None else self.verdict(entry.document) or self._outside(entry.document)
             if error is not None:
                 errors.append(type(error)(f"{entry.name}: {error.message}", error.hint))
         if not errors:

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+def limit_option(what: str) -> Callable[[Decorated], Decorated]:
+    """``--max-gamma``; ``what`` says what a structure beyond the limit does to the run."""
+    return click.option(
+        "--max-gamma",
+        type=float,
+        metavar="X",
+        help=f"Extrapolation grade allowed; 1 is the edge of the training data. {what}",
+    )
+
+
 def gamma_options(what: str) -> Callable[[Decorated], Decorated]:
     """``--max-gamma``, ``--collect-gamma``; ``what`` says what a structure beyond the limit does to the run."""
 
@@ -32,12 +42,7 @@ def gamma_options(what: str) -> Callable[[Decorated], Decorated]:
             help="Add structures with gamma beyond 1.5 (or --max-gamma, if less) to a store (.h5, set extrapolating) "
             "or extxyz file, for labelling.",
         )(function)
-        return click.option(
-            "--max-gamma",
-            type=float,
-            metavar="X",
-            help=f"Extrapolation grade allowed; 1 is the edge of the training data. {what}",
-        )(function)
+        return limit_option(what)(function)
 
     return decorate
 

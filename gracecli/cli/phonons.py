@@ -65,6 +65,7 @@ def command(
     isotopes: bool,
     follow_imaginary: int,
     strict: bool,
+    max_gamma: float | None,
     store: Path | None,
     rerun: bool,
     plots: bool,
@@ -81,7 +82,7 @@ def command(
 
     \b
     Exit codes: 0 done; 3 the structure did not relax; 4 bad input; 5 some of many failed; 9 imaginary modes at wave
-    vectors of the supercell, with --strict.
+    vectors of the supercell, with --strict, or beyond --max-gamma.
     """
     from gracecli.cli.phonons_job import PhononJob
     from gracecli.cli.relax import make_calculator
@@ -95,6 +96,7 @@ def command(
     memory = Memory(store, rerun)
     job = PhononJob(
         as_json=as_json,
+        max_gamma=max_gamma,
         quasiharmonic=qha,
         conductivity=ConductivitySettings(isotopes=isotopes) if kappa else None,
         follow=follow_imaginary,

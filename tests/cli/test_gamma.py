@@ -1,6 +1,7 @@
 """Extrapolation grades on the command line: shown, stopping, collected, calibrated; and the spread of committees."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,23 @@ def test_md_refuses_a_start_beyond_the_limit(grace, structures):
     result = grace("md", "mixed.extxyz", "--steps", 5, "--max-gamma", 1.5, "-o", "run")
     assert result.exit_code == 9
     assert "extrapolates in step 0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("elastic", "--method", "stress"), ("eos", "--points", 7), ("phonons", "--supercell", "2 2 2")]
+)
+def test_crystals_beyond_the_limit_are_written_and_end_with_9(grace, tmp_path, command):
+    bulk("Cu", cubic=True).write(tmp_path / "Cu.cif")
+    words = [*command[:1], "Cu.cif", "--no-plots", *" ".join(map(str, command[1:])).split()]
+    far = grace(*words, "--max-gamma", 0.01, "--json")
+    assert far.exit_code == 9
+    assert re.search(r"Cu.cif: gamma is 0\.\d\d, beyond 0.01; results were written", far.stderr)
+    (found,) = json.loads(far.stdout)["results"]
+    folder = tmp_path / f"Cu.{command[0]}"
+    kept = json.loads((folder / f"{command[0]}.json").read_text())
+    assert 0.01 < kept["extrapolation"]["gamma"] == found["extrapolation"]["gamma"] < 1.0
+    assert grace(*words, "--max-gamma", 1, "--force").exit_code == 0
+    assert grace(*words, "--max-gamma", -1, "--force").exit_code == 4
 
 
 def test_models_without_grades_say_so(grace, structures):

@@ -10,7 +10,6 @@ another that shares the home directory. TensorFlow compares the whole program be
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import logging
 import os
@@ -124,6 +123,8 @@ def _silence_absl(package: Path) -> None:
     XLA reads every entry of its cache as text first, which logs an error (``Error parsing text-format``), then as what
     it is; ``TF_CPP_MIN_LOG_LEVEL`` does not reach that. The name of the function holds the version of the library.
     """
+    import ctypes
+
     with suppress(OSError, AttributeError):
         options = (package / "include" / "absl" / "base" / "options.h").read_text(encoding="utf-8")
         versions = re.findall(r"define ABSL_OPTION_INLINE_NAMESPACE_NAME (\w+)", options)

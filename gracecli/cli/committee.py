@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gracecli.cli.options import HEAD, model_options
+from gracecli.cli.options import model_options, of_head
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -33,11 +33,7 @@ def committee_options(function: Decorated) -> Decorated:
 
 
 def _members(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str | None, ...]:
-    from gracecli.registry.resolve import with_head
-
-    found = members(value)
-    head = context.meta.get(HEAD)
-    return tuple(found) if head is None else tuple(str(with_head(name, head)) for name in found)
+    return tuple(of_head(context, name) for name in members(value))
 
 
 def members(given: Sequence[str]) -> list[str | None]:

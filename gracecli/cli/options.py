@@ -26,7 +26,7 @@ from gracecli.cli.output import VERBOSITY
 from gracecli.errors import InputError, UsageError
 from gracecli.names import suggestion
 
-HEAD = "gracecli.head"
+_HEAD = "gracecli.head"
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -68,14 +68,19 @@ def model_options(function: Decorated) -> Decorated:
 
 
 def _keep_head(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    context.meta[HEAD] = value
+    context.meta[_HEAD] = value
+
+
+def of_head(context: click.Context, model: str | None) -> str | None:
+    """The model, or its head that ``--head`` names."""
+    from gracecli.registry.resolve import with_head
+
+    head = context.meta.get(_HEAD)
+    return model if head is None else str(with_head(model, head))
 
 
 def _model_of_head(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    from gracecli.registry.resolve import with_head
-
-    head = context.meta.get(HEAD)
-    return value if head is None else str(with_head(value, head))
+    return of_head(context, value)
 
 
 def key_value_option(name: str, text: str) -> Callable[[Decorated], Decorated]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gracecli.errors import InputError, UsageError
-from gracecli.fit.config import DataConfig, FitConfig, SetConfig
+from gracecli.fit.config import FitConfig, SetConfig
 from gracecli.fit.config_check import check
 from gracecli.names import suggestion
 
@@ -63,8 +63,7 @@ def make_config(
         if section == "model" and changes.get("preset", config.model.preset) != config.model.preset:
             changes.setdefault("overrides", built.overrides)  # sizes belong to the preset they were chosen for
         config = dataclasses.replace(config, **{section: dataclasses.replace(base, **changes)})
-    config = _resolve_replay(config, folder or Path.cwd())
-    config = dataclasses.replace(config, data=_resolve_paths(config.data, folder or Path.cwd()))
+    config = _resolved(config, folder or Path.cwd())
     check(config, where)
     return config
 
@@ -120,25 +119,20 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     return value
 
 
-def _resolve_paths(data: DataConfig, folder: Path) -> DataConfig:
-    root = folder
-    if data.root is not None:
-        root = folder / expand(data.root)
+def _resolved(config: FitConfig, folder: Path) -> FitConfig:
+    """With absolute paths of all data, new and old, from one root."""
+    data, tuning = config.data, config.tuning
+    root = folder / expand(data.root or "")
 
-    def resolved(sets: tuple[SetConfig, ...]) -> tuple[SetConfig, ...]:
-        return tuple(dataclasses.replace(entry, path=str(root / expand(entry.path))) for entry in sets)
+    def sets(entries: tuple[SetConfig, ...]) -> tuple[SetConfig, ...]:
+        return tuple(dataclasses.replace(entry, path=str(root / expand(entry.path))) for entry in entries)
 
-    return dataclasses.replace(
-        data, root=None, train=resolved(data.train), valid=resolved(data.valid), test=resolved(data.test)
-    )
-
-
-def _resolve_replay(config: FitConfig, folder: Path) -> FitConfig:
-    """Paths of old data, relative to the same root as the new ones."""
-    tuning, root = config.tuning, folder / expand(config.data.root or "")
-    sets = tuple(dataclasses.replace(entry, path=str(root / expand(entry.path))) for entry in tuning.replay)
     structures = tuple(str(root / expand(path)) for path in tuning.replay_structures)
-    return dataclasses.replace(config, tuning=dataclasses.replace(tuning, replay=sets, replay_structures=structures))
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, root=None, train=sets(data.train), valid=sets(data.valid), test=sets(data.test)),
+        tuning=dataclasses.replace(tuning, replay=sets(tuning.replay), replay_structures=structures),
+    )
 
 
 def expand(path: str) -> Path:
